@@ -1,0 +1,1 @@
+"""noa: a unified workflow system."""

@@ -1,0 +1,293 @@
+"""Recorded facts: everything that ever happened to a run, in order. The state of a run is the fold of its events.
+
+Adding a field with a default, or an event, is compatible; anything else needs a migration and a recorded journal in
+`tests/replay`. Times are UTC epoch milliseconds. What a plugin or an expression decided is in the event, so that replay
+never asks again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from noa.model.failure import Failure
+from noa.model.ids import TaskPath
+
+__all__ = [
+    "AttemptFailed",
+    "AttemptSucceeded",
+    "Block",
+    "BlocksOpened",
+    "CancelRequested",
+    "Complete",
+    "Decision",
+    "Event",
+    "Hold",
+    "LateResult",
+    "RecoveryChosen",
+    "Retry",
+    "Rollback",
+    "RunCreated",
+    "RunFinished",
+    "RunResumed",
+    "RunStatus",
+    "Skip",
+    "StageFinished",
+    "StageSkipped",
+    "StageStarted",
+    "Substitute",
+    "TaskFailed",
+    "TaskScheduled",
+    "TaskSkipped",
+    "TimerFired",
+    "decode_event",
+    "encode_event",
+]
+
+RunStatus: TypeAlias = Literal[
+    "pending", "running", "waiting", "succeeded", "failed", "cancelled", "rolled_back", "rollback_failed"
+]
+
+
+class _Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", kw_only=True):
+    at_ms: int
+
+
+class _Decision(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="do"):
+    pass
+
+
+# What a recovery strategy can choose. Also the return values of `noa.plugin.RecoveryStrategy.recover`.
+
+
+class Retry(_Decision, frozen=True, tag="retry"):
+    """Try the task again after this long."""
+
+    after_ms: int = 0
+
+
+class Substitute(_Decision, frozen=True, tag="substitute"):
+    """Ask another agent or action, or with other inputs; None keeps what was."""
+
+    agent: str | None = None
+    action: str | None = None
+    inputs: dict[str, Any] | None = None
+
+
+class Complete(_Decision, frozen=True, tag="complete"):
+    """Count the task as done with these outputs."""
+
+    outputs: dict[str, Any] = {}
+    degraded: bool = True
+
+
+class Skip(_Decision, frozen=True, tag="skip"):
+    """Count the task as skipped."""
+
+
+class Rollback(_Decision, frozen=True, tag="rollback"):
+    """Undo the run by its compensations."""
+
+
+class Hold(_Decision, frozen=True, tag="hold"):
+    """Wait for a person to answer."""
+
+    question: str = ""
+
+
+Decision: TypeAlias = Retry | Substitute | Complete | Skip | Rollback | Hold
+
+
+class Block(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A block to open: a copy of a template under a key that is unique in the stage.
+
+    Attributes:
+        template: Name of the template.
+        key: Empty for the only block of a stage; else such as "17" or "else".
+        bindings: Names in scope of its expressions, such as item and index.
+    """
+
+    template: str
+    key: str = ""
+    bindings: dict[str, Any] = {}
+
+
+class RunCreated(_Event, frozen=True, tag="run_created"):
+    """The first event of every run.
+
+    Attributes:
+        definitions: SHA-256 of the pinned texts by the name under which they are found; the root is "".
+        parent: Execution id of the task whose sub-workflow this is, else empty.
+    """
+
+    run_id: str
+    workflow: str
+    version: str
+    definitions: dict[str, str]
+    inputs: dict[str, Any] = {}
+    mode: str = "auto"
+    actor: str = ""
+    parent: str = ""
+    output_uri: str = ""
+
+
+class RunResumed(_Event, frozen=True, tag="run_resumed"):
+    """An engine took the run over; `fence` is its fencing number."""
+
+    owner: str
+    fence: int
+
+
+class StageStarted(_Event, frozen=True, tag="stage_started"):
+    """A stage began. `memo` is what its type wants to remember; `blocks` what it opened first."""
+
+    stage: str
+    blocks: list[Block] = []
+    memo: Any = None
+
+
+class StageSkipped(_Event, frozen=True, tag="stage_skipped"):
+    """A stage was not run: its condition was false, or `run_on` did not apply."""
+
+    stage: str
+    reason: str = ""
+
+
+class BlocksOpened(_Event, frozen=True, tag="blocks_opened"):
+    """A stage type opened more blocks after `after` finished. An empty list records that it opened none."""
+
+    stage: str
+    after: str
+    blocks: list[Block] = []
+    memo: Any = None
+
+
+class StageFinished(_Event, frozen=True, tag="stage_finished"):
+    """A stage is over. `blocked`: a dependency failed, so it never began."""
+
+    stage: str
+    status: Literal["succeeded", "failed", "cancelled", "blocked"]
+    failure: Failure | None = None
+
+
+class TaskScheduled(_Event, frozen=True, tag="task_scheduled"):
+    """An attempt may begin: its inputs are resolved. Agent and action only where they differ from the plan."""
+
+    task: TaskPath
+    attempt: int
+    inputs: dict[str, Any] = {}
+    agent: str = ""
+    action: str = ""
+
+
+class TaskSkipped(_Event, frozen=True, tag="task_skipped"):
+    """A task's condition was false, or a recovery strategy skipped it."""
+
+    task: TaskPath
+    reason: str = ""
+
+
+class AttemptSucceeded(_Event, frozen=True, tag="attempt_succeeded"):
+    """An agent finished the work; the task is done."""
+
+    task: TaskPath
+    attempt: int
+    outputs: dict[str, Any] = {}
+    duration_ms: int = 0
+    metrics: dict[str, float] = {}
+
+
+class AttemptFailed(_Event, frozen=True, tag="attempt_failed"):
+    """An attempt ended without success. `jitter` (0 to 1, drawn by the shell) is for the recovery chain."""
+
+    task: TaskPath
+    attempt: int
+    failure: Failure
+    jitter: float = 0.0
+    duration_ms: int = 0
+
+
+class RecoveryChosen(_Event, frozen=True, tag="recovery_chosen"):
+    """The recovery chain answered a failed attempt."""
+
+    task: TaskPath
+    attempt: int
+    strategy: str
+    decision: Decision
+
+
+class TaskFailed(_Event, frozen=True, tag="task_failed"):
+    """A task failed for good."""
+
+    task: TaskPath
+    failure: Failure
+
+
+class TimerFired(_Event, frozen=True, tag="timer_fired"):
+    """A timer that the core had set ran out."""
+
+    timer: str
+
+
+class CancelRequested(_Event, frozen=True, tag="cancel_requested"):
+    """Someone asked to end the run."""
+
+    actor: str = ""
+    reason: str = ""
+    signal: str = ""
+
+
+class LateResult(_Event, frozen=True, tag="late_result"):
+    """A result came for an attempt that was not waiting for one; recorded and not applied."""
+
+    task: TaskPath
+    attempt: int
+    outcome: str
+
+
+class RunFinished(_Event, frozen=True, tag="run_finished"):
+    """The last event of a run."""
+
+    status: RunStatus
+    outputs: dict[str, Any] = {}
+    failure: Failure | None = None
+    degraded: bool = False
+
+
+Event: TypeAlias = (
+    RunCreated
+    | RunResumed
+    | StageStarted
+    | StageSkipped
+    | BlocksOpened
+    | StageFinished
+    | TaskScheduled
+    | TaskSkipped
+    | AttemptSucceeded
+    | AttemptFailed
+    | RecoveryChosen
+    | TaskFailed
+    | TimerFired
+    | CancelRequested
+    | LateResult
+    | RunFinished
+)
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Event)
+
+
+def encode_event(event: Event) -> bytes:
+    """The event as one line of JSON."""
+    return _encoder.encode(event)
+
+
+def decode_event(data: bytes | str) -> Event:
+    """The inverse of `encode_event`; fields that are not known are ignored.
+
+    Raises:
+        msgspec.ValidationError: It is not an event that this version knows.
+    """
+    event: Event = _decoder.decode(data)
+    return event

@@ -1,0 +1,77 @@
+package noaagent
+
+import (
+	"errors"
+	"fmt"
+	"mime"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+)
+
+// filePath is the path that a file:// URI of this machine names.
+func filePath(uri string) (string, error) {
+	u, err := url.Parse(uri)
+	if err != nil {
+		return "", err
+	}
+	if u.Scheme != "file" || (u.Host != "" && u.Host != "localhost") || !filepath.IsAbs(u.Path) {
+		return "", fmt.Errorf("%q is not of the form file:///absolute/path, which is all that this agent reaches", uri)
+	}
+	return filepath.Clean(u.Path), nil
+}
+
+// makeDir creates the folder that a file:// URI names, if need be, and returns its path.
+func makeDir(uri string) (string, error) {
+	path, err := filePath(uri)
+	if err != nil {
+		return "", err
+	}
+	return path, os.MkdirAll(path, 0o755)
+}
+
+// tempDirs has a temporary folder for each run that asked for one.
+type tempDirs struct {
+	mu    sync.Mutex
+	byRun map[string]string
+}
+
+func (d *tempDirs) of(runID string) (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if path, ok := d.byRun[runID]; ok {
+		return path, nil
+	}
+	path, err := os.MkdirTemp("", "noa-output-")
+	if err != nil {
+		return "", err
+	}
+	if d.byRun == nil {
+		d.byRun = map[string]string{}
+	}
+	d.byRun[runID] = path
+	return path, nil
+}
+
+func (d *tempDirs) remove(runID string) (removed int, err error) {
+	d.mu.Lock()
+	path, ok := d.byRun[runID]
+	delete(d.byRun, runID)
+	d.mu.Unlock()
+	if !ok {
+		return 0, nil
+	}
+	if err := os.RemoveAll(path); err != nil {
+		return 0, errors.Join(errors.New("remove the temporary output folder"), err)
+	}
+	return 1, nil
+}
+
+func isJSON(contentType string) bool {
+	t, _, err := mime.ParseMediaType(contentType)
+	return err == nil && t == "application/json"
+}
+
+func quoted(s string) string { return strconv.Quote(short(s)) }

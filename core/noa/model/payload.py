@@ -50,6 +50,36 @@ class Artifact(msgspec.Struct, frozen=True):
                 return None
         return None
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """How pydantic reads and writes the reference, so that it can be a field of a model."""
+        from pydantic_core import core_schema as schema  # kept off the path of those who need no pydantic
+
+        def parse(value: Any) -> Artifact:
+            found = value if isinstance(value, cls) else cls.from_json(value)
+            if found is None:
+                raise ValueError(
+                    f'expected an artifact reference {{"{ARTIFACT_KEY}": {{"uri", "size_bytes", "sha256"}}}}'
+                )
+            return found
+
+        return schema.no_info_plain_validator_function(
+            parse, serialization=schema.plain_serializer_function_ser_schema(cls.to_json)
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
+        """JSON Schema of the reference."""
+        text = {"type": "string"}
+        parts = {"uri": text, "size_bytes": {"type": "integer", "minimum": 0}, "sha256": text, "content_type": text}
+        reference = {"type": "object", "properties": parts, "required": ["uri", "size_bytes", "sha256"]}
+        return {
+            "type": "object",
+            "description": "Reference to an artifact.",
+            "properties": {ARTIFACT_KEY: reference},
+            "required": [ARTIFACT_KEY],
+        }
+
 
 def iter_artifacts(value: Json) -> Iterator[Artifact]:
     """Every reference in a JSON value, in document order."""

@@ -1,0 +1,55 @@
+"""A small pool of daemon threads: work that never ends cannot keep the process alive."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+__all__ = ["ThreadPool"]
+
+_IDLE_S = 30.0
+
+
+class ThreadPool:
+    """Runs calls in threads, at most `limit` at once; further ones wait in order.
+
+    Unlike `concurrent.futures`, its threads are daemons, because the interpreter would otherwise wait at its end for
+    an action that ignores its cancellation.
+    """
+
+    def __init__(self, limit: int, name: str) -> None:
+        self._limit = limit
+        self._name = name
+        self._condition = threading.Condition()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._idle = 0
+        self._threads = 0
+
+    def submit(self, call: Callable[[], None]) -> None:
+        """Run a call soon. It must not raise."""
+        with self._condition:
+            self._calls.append(call)
+            if self._idle >= len(self._calls):
+                self._condition.notify()
+                return
+            if self._threads >= self._limit:
+                return
+            self._threads += 1
+        threading.Thread(target=self._work, name=self._name, daemon=True).start()
+
+    def _work(self) -> None:
+        while (call := self._next()) is not None:
+            call()
+            del call  # or the last call's values would live until the next one
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._condition:
+            while not self._calls:
+                self._idle += 1
+                woken = self._condition.wait(_IDLE_S)
+                self._idle -= 1
+                if not woken and not self._calls:
+                    self._threads -= 1
+                    return None
+            return self._calls.popleft()

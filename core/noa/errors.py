@@ -9,8 +9,10 @@
     ├── PluginError             mend or disable a plugin: names it
     ├── AgentError              an agent did not do what the contract says; the recovery chain decides
     │   ├── AgentStartError     it could not be started, or was never ready
+    │   │   └── AgentMismatchError      it speaks another version of the contract
     │   ├── AgentLostError      it went away before the attempt finished
-    │   └── AgentProtocolError  it answered something that the contract forbids
+    │   ├── AgentProtocolError  it answered something that the contract forbids
+    │   └── AgentUnauthenticatedError   it refuses the engine's token
     ├── JournalError            the store failed; whether the last write happened is unknown
     │   ├── ConflictError       another owner wrote first; nothing was written
     │   ├── OwnershipError      another live engine owns the run
@@ -30,8 +32,10 @@ from typing import Any, ClassVar, Self
 __all__ = [
     "AgentError",
     "AgentLostError",
+    "AgentMismatchError",
     "AgentProtocolError",
     "AgentStartError",
+    "AgentUnauthenticatedError",
     "ArtifactError",
     "ConflictError",
     "DefinitionError",
@@ -191,6 +195,18 @@ class AgentStartError(AgentError):
     """An agent could not be started or was never ready. Nothing was executed."""
 
     code = "AGENT_START_FAILED"
+
+
+class AgentMismatchError(AgentStartError):
+    """The agent speaks no version of the contract that noa speaks. Nothing was executed; starting it again is no use."""
+
+    code = "AGENT_PROTOCOL_MISMATCH"
+
+
+class AgentUnauthenticatedError(AgentError):
+    """The agent refuses the engine's token. Nothing was executed."""
+
+    code = "AGENT_UNAUTHENTICATED"
 
 
 class AgentLostError(AgentError):

@@ -59,6 +59,13 @@ mod tests {
     }
 
     #[test]
+    fn what_was_started_is_ended() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        kill_all();
+        assert!(!child.wait().unwrap().success());
+    }
+
+    #[test]
     fn grandchildren_are_found_and_others_are_not() {
         let parents = HashMap::from([(2, 1), (3, 2), (4, 3), (5, 1), (6, 5)]);
         let mut found = descendants_of(2, &parents);

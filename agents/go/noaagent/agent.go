@@ -27,6 +27,7 @@ type Agent struct {
 	onRelease     []func(context.Context, string) (int, error)
 
 	table *table
+	holds holds
 	dirs  tempDirs
 	probe *health.Server
 

@@ -1,7 +1,6 @@
 package noaagent
 
 import (
-	"errors"
 	"fmt"
 	"mime"
 	"net/url"
@@ -55,17 +54,18 @@ func (d *tempDirs) of(runID string) (string, error) {
 	return path, nil
 }
 
+// remove comes last in a release: what is held may still write to the folder.
 func (d *tempDirs) remove(runID string) (removed int, err error) {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	path, ok := d.byRun[runID]
-	delete(d.byRun, runID)
-	d.mu.Unlock()
 	if !ok {
 		return 0, nil
 	}
 	if err := os.RemoveAll(path); err != nil {
-		return 0, errors.Join(errors.New("remove the temporary output folder"), err)
+		return 0, fmt.Errorf("remove the temporary output folder: %w", err)
 	}
+	delete(d.byRun, runID)
 	return 1, nil
 }
 

@@ -77,7 +77,9 @@ func (a *Agent) callReleaseHandlers(ctx context.Context, runID string) (released
 		released += max(n, 0)
 		err = errors.Join(err, failure)
 	}
-	n, failure := a.dirs.remove(runID)
+	n, failure := a.holds.release(ctx, runID)
+	released, err = released+n, errors.Join(err, failure)
+	n, failure = a.dirs.remove(runID)
 	return released + n, errors.Join(err, failure)
 }
 

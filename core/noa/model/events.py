@@ -155,12 +155,16 @@ class StageSkipped(_Event, frozen=True, tag="stage_skipped"):
 
 
 class BlocksOpened(_Event, frozen=True, tag="blocks_opened"):
-    """A stage type opened more blocks after `after` finished. An empty list records that it opened none."""
+    """A stage type opened more blocks after `after` finished. An empty list records that it opened none.
+
+    `failure`: the stage type could not say; the stage ends.
+    """
 
     stage: str
     after: str
     blocks: list[Block] = []
     memo: Any = None
+    failure: Failure | None = None
 
 
 class StageFinished(_Event, frozen=True, tag="stage_finished"):

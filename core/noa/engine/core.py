@@ -1,0 +1,56 @@
+"""The pure core: one event in, all events that follow from it and the effects that they want out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from noa.engine.commands import CancelAttempt, Command, Effect, Execute, SetTimer
+from noa.engine.decide import Decider
+from noa.engine.state import RunState
+from noa.model.events import Event
+
+__all__ = ["Core"]
+
+_EFFECTS = frozenset({Execute, SetTimer, CancelAttempt})
+
+
+class Core:
+    """Advances one run. The caller appends the events durably before it does the effects."""
+
+    def __init__(self, state: RunState, decider: Decider) -> None:
+        self.state = state
+        self._decider = decider
+
+    def advance(self, event: Event) -> tuple[list[Event], list[Effect]]:
+        """Fold an event in, answer every decision that follows, until only effects are left.
+
+        Returns:
+            The events in order, the given one first, and the effects in order.
+        """
+        events = [event]
+        return events, self._settle(self.state.apply(event), events, event.at_ms)
+
+    def replay(self, events: Iterable[Event]) -> None:
+        """Fold recorded events in; nothing is decided and nothing is wanted."""
+        for event in events:
+            self.state.apply(event)
+
+    def outstanding(self, at_ms: int) -> tuple[list[Event], list[Effect]]:
+        """After a replay: events that answer the open decisions, and the effects that have no outcome yet."""
+        events: list[Event] = []
+        return events, self._settle(list(self.state.pending.values()), events, at_ms)
+
+    def _settle(self, commands: Iterable[Command], events: list[Event], at_ms: int) -> list[Effect]:
+        effects: list[Effect] = []
+        queue = deque(commands)
+        pending = self.state.pending
+        while queue:
+            command = queue.popleft()
+            if type(command) in _EFFECTS:
+                effects.append(command)  # type: ignore[arg-type]
+            elif pending.get(command.key) is command:
+                for answer in self._decider.decide(self.state, command, at_ms):  # type: ignore[arg-type]
+                    events.append(answer)
+                    queue.extend(self.state.apply(answer))
+        return effects

@@ -1,0 +1,378 @@
+"""The engine: starts, resumes, cancels and awaits runs in one process. Each run is driven by its own `LiveRun`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from noa.definitions import Evaluator, check_inputs, parse_plan, pinned_texts
+from noa.engine.core import Core
+from noa.engine.decide import Decider
+from noa.engine.outputs import OutputKeeper
+from noa.engine.ports import Clock, Dispatcher, EventObserver, SystemClock, TaskObserver
+from noa.engine.run import LiveRun
+from noa.engine.state import RunState
+from noa.errors import ConflictError, JournalError, OwnershipError, RunStateError
+from noa.model.events import Event, RunCreated, RunResumed
+from noa.model.execution import Assignment, Observation, Outcome, Succeeded
+from noa.model.failure import Failure
+from noa.model.ids import ExecutionId, RunId, TaskPath
+from noa.model.plan import Plan
+from noa.plugin import ArtifactStore, Journal, Lease, Registry
+
+__all__ = ["Engine", "Running", "new_owner", "new_run_id"]
+
+log = logging.getLogger("noa.engine")
+
+LEASE_MS = 15_000
+SIGNAL_POLL_S = 0.1
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def new_run_id(now_ms: int) -> RunId:
+    """A new id: time of creation in UTC, then 30 random bits, such as `20261122-221530-k3f9x2`."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now_ms / 1000))
+    return RunId(stamp + "-" + "".join(secrets.choice(_ALPHABET) for _ in range(6)))
+
+
+def new_owner() -> str:
+    """Names this process as an owner of runs: host, process, start time of the process, and chance."""
+    try:
+        with open("/proc/self/stat", encoding="ascii", errors="replace") as stat:
+            started = stat.read().rpartition(")")[2].split()[19]
+    except OSError:
+        started = "0"
+    return f"{socket.gethostname()}:{os.getpid()}:{started}:{secrets.token_hex(4)}"
+
+
+class Running:
+    """A run that is going on in this process."""
+
+    def __init__(self, live: LiveRun, task: asyncio.Task[RunState]) -> None:
+        self._live = live
+        self._task = task
+
+    @property
+    def run_id(self) -> RunId:
+        """The run."""
+        return self._live.run_id
+
+    @property
+    def state(self) -> RunState:
+        """Its state now; read only."""
+        return self._live.state
+
+    async def wait(self) -> RunState:
+        """Until it is over; its last state.
+
+        Raises:
+            JournalError: The store failed or another engine took the run over; it can be resumed.
+        """
+        return await asyncio.shield(self._task)
+
+    async def cancel(self, *, actor: str = "", reason: str = "") -> None:
+        """Ask it to end; returns at once. Idempotent."""
+        await self._live.cancel(actor=actor, reason=reason)
+
+
+class Engine:
+    """Runs workflows. Give it its collaborators; `noa.Runtime` builds them.
+
+    Args:
+        registry: Stage types and recovery strategies.
+        journal: Open.
+        dispatcher: Executes attempts.
+        artifacts: For outputs that are too large for the journal.
+        clock: Real time unless a test says else.
+        on_event: Told of each event after it is on disk.
+        on_observation: Told of what is seen of attempts.
+        prepare: Told of a plan before a run of it begins or goes on here; declares its agents and pools.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        journal: Journal,
+        dispatcher: Dispatcher,
+        artifacts: ArtifactStore,
+        clock: Clock | None = None,
+        on_event: EventObserver | None = None,
+        on_observation: TaskObserver | None = None,
+        prepare: Callable[[Plan], None] | None = None,
+        lease_ms: int = LEASE_MS,
+    ) -> None:
+        self._registry = registry
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._clock = clock or SystemClock()
+        self._outputs = OutputKeeper(artifacts)
+        self._on_event = on_event or (lambda _run, _seq, _event: None)
+        self._on_observation = on_observation or (lambda _run, _task, _attempt, _seen: None)
+        self._prepare = prepare or (lambda _plan: None)
+        self._lease_ms = lease_ms
+        self._evaluator = Evaluator()
+        self._owner = new_owner()
+        self._live: dict[RunId, Running] = {}
+        self._lives: dict[RunId, LiveRun] = {}
+        self._children: dict[ExecutionId, Running | str] = {}
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def owner(self) -> str:
+        """How this engine is named in leases."""
+        return self._owner
+
+    def running(self, run: RunId) -> Running | None:
+        """The run, where it is going on here."""
+        return self._live.get(run)
+
+    async def start(
+        self,
+        plan: Plan,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        run_id: RunId | None = None,
+        actor: str = "",
+        output_uri: str | Callable[[RunId], str] = "",
+        parent: str = "",
+    ) -> Running:
+        """Begin a run; returns once its first event is on disk.
+
+        Raises:
+            InputError: The inputs do not fit; no run was created.
+            ConflictError: A run of this id exists.
+            JournalError: The store failed.
+        """
+        given = check_inputs(plan, inputs or {})
+        self._prepare(plan)
+        now_ms = self._clock.now_ms()
+        run = run_id or new_run_id(now_ms)
+        texts = pinned_texts(plan)
+        hashes = {name: _sha256(text) for name, text in texts.items()}
+        created = RunCreated(
+            at_ms=now_ms,
+            run_id=run,
+            workflow=plan.name,
+            version=plan.version,
+            definitions=hashes,
+            inputs=given,
+            mode=plan.mode,
+            actor=actor,
+            parent=parent,
+            output_uri=output_uri(run) if callable(output_uri) else output_uri,
+        )
+        core = Core(RunState(plan), Decider(self._registry, self._evaluator))
+        events, effects = core.advance(created)
+        lease = await self._journal.create(
+            run,
+            created,
+            owner=self._owner,
+            lease_ms=self._lease_ms,
+            texts={hashes[name]: text for name, text in texts.items()},
+        )
+        self._on_event(run, 1, created)
+        return self._drive(core, lease, 1, events[1:], effects)
+
+    async def resume(self, run: RunId, *, plan: Plan | None = None) -> Running:
+        """Go on with a run that no live engine owns; a run that goes on here already is returned as it is.
+
+        Args:
+            plan: Its plan where the caller has it; else it is compiled from the pinned text.
+
+        Raises:
+            RunNotFoundError: No such run.
+            RunStateError: It is over.
+            OwnershipError: Another live engine owns it.
+            DefinitionError: A plugin that it needs is missing now.
+        """
+        run = (await self._journal.run(run)).run_id
+        if run in self._live:
+            return self._live[run]
+        lease = await self._journal.acquire(run, owner=self._owner, lease_ms=self._lease_ms)
+        try:
+            history = await self._journal.read(run)
+            created = history[0][1]
+            assert isinstance(created, RunCreated)
+            if plan is None:
+                plan = await self.pinned_plan(created)
+            self._prepare(plan)
+            core = Core(RunState(plan), Decider(self._registry, self._evaluator))
+            core.replay(event for _, event in history)
+            if core.state.finished:
+                raise RunStateError(f"run {run} is over: it {core.state.status}", run=run, status=core.state.status)
+        except BaseException:
+            with contextlib.suppress(JournalError):
+                await self._journal.release(lease)
+            raise
+        now_ms = self._clock.now_ms()
+        resumed = RunResumed(at_ms=now_ms, owner=self._owner, fence=lease.fence)
+        events, effects = core.outstanding(now_ms)
+        core.state.apply(resumed)
+        return self._drive(core, lease, history[-1][0], [resumed, *events], effects)
+
+    async def pinned_plan(self, created: RunCreated) -> Plan:
+        """The plan of a run, compiled from the texts that were pinned when it began."""
+        texts = {name: await self._journal.text(sha) for name, sha in created.definitions.items()}
+        return parse_plan(texts[""], created.workflow, registry=self._registry, base=None, texts=texts)
+
+    async def close(self) -> None:
+        """Stop driving. Runs that are not over stay as they are on disk, and their leases are given up."""
+        tasks = [running._task for running in self._live.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+
+    # --- sub-workflows
+
+    async def execute(self, parent: LiveRun, assignment: Assignment, name: str) -> Outcome:
+        """`SubWorkflows.execute`: the child is a run of its own, named after the execution."""
+        execution = assignment.execution_id
+        plan = parent.state.plan.children[name]
+        run = RunId(f"{assignment.run_id}.{_sha256(execution)[:10]}")
+        self._children.setdefault(execution, "")
+        inputs = assignment.inputs
+        if parent.state.tasks[assignment.task].plan.inputs is None and not plan.open_inputs:
+            inputs = {name: value for name, value in inputs.items() if name in plan.inputs}
+        try:
+            child = await self._start_child(run, plan, assignment, inputs)
+            reason = self._children[execution]
+            self._children[execution] = child
+            if isinstance(reason, str) and reason:
+                await child.cancel(reason=reason)
+            state = await child.wait()
+        except RunStateError:
+            state = await self.folded(run, plan)
+        finally:
+            self._children.pop(execution, None)
+        if state.status == "succeeded":
+            return Succeeded(state.outputs)
+        if state.status == "cancelled":
+            return Failure("CANCELLED", f"sub-workflow run {run} was cancelled")
+        return Failure(
+            "SUBWORKFLOW_FAILED",
+            f"sub-workflow '{plan.name}' (run {run}) {state.status}",
+            details={"run": run},
+            cause=state.failure,
+        )
+
+    async def _start_child(self, run: RunId, plan: Plan, assignment: Assignment, inputs: dict[str, Any]) -> Running:
+        try:
+            return await self.start(
+                plan,
+                inputs,
+                run_id=run,
+                parent=assignment.execution_id,
+                output_uri=assignment.output_uri,
+            )
+        except ConflictError:
+            return await self.resume(run, plan=plan)
+
+    async def cancel(self, execution: ExecutionId, reason: str) -> None:
+        """`SubWorkflows.cancel`."""
+        child = self._children.get(execution)
+        if isinstance(child, Running):
+            await child.cancel(reason=reason)
+        elif child is not None:
+            self._children[execution] = reason
+
+    async def folded(self, run: RunId, plan: Plan | None = None) -> RunState:
+        """The state of any run of the store as its journal has it; nothing is taken over or changed."""
+        history = await self._journal.read(run)
+        created = history[0][1]
+        assert isinstance(created, RunCreated)
+        state = RunState(plan or await self.pinned_plan(created))
+        for _, event in history:
+            state.apply(event)
+        return state
+
+    # --- driving
+
+    def _drive(self, core: Core, lease: Lease, seq: int, events: list[Event], effects: list[Any]) -> Running:
+        live = LiveRun(
+            core=core,
+            lease=lease,
+            seq=seq,
+            journal=self._journal,
+            dispatcher=self._dispatcher,
+            clock=self._clock,
+            outputs=self._outputs,
+            sub_workflows=self,
+            on_event=self._on_event,
+            on_observation=self._observed,
+        )
+        run = live.run_id
+
+        async def drive() -> RunState:
+            try:
+                await live.drive(events, effects)
+            finally:
+                self._live.pop(run, None)
+                self._lives.pop(run, None)
+                with contextlib.suppress(JournalError):
+                    await self._journal.release(lease)
+            return live.state
+
+        running = Running(live, asyncio.get_running_loop().create_task(drive(), name=f"noa-run-{run}"))
+        running._task.add_done_callback(_retrieve)
+        self._live[run] = running
+        self._lives[run] = live
+        if self._keeper is None or self._keeper.done():
+            self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="noa-keeper")
+        return running
+
+    def _observed(self, run: RunId, task: TaskPath, attempt: int, observation: Observation) -> None:
+        self._on_observation(run, task, attempt, observation)
+
+    async def _keep(self) -> None:
+        """Renew leases and pick up signals, while anything runs."""
+        renewed_ms = self._clock.now_ms()
+        first = True
+        while self._lives:
+            try:
+                if await self._journal.changed() or first:
+                    first = False
+                    await self._apply_signals()
+                if self._clock.now_ms() - renewed_ms > self._lease_ms / 3:
+                    renewed_ms = self._clock.now_ms()
+                    await self._renew()
+            except JournalError as error:
+                log.warning("the journal did not answer: %s", error)
+            await asyncio.sleep(SIGNAL_POLL_S)
+
+    async def _renew(self) -> None:
+        lost = await self._journal.renew([live.lease for live in self._lives.values()], lease_ms=self._lease_ms)
+        for run in lost:
+            live = self._lives.get(run)
+            if live is not None:
+                live.lose(OwnershipError(f"run {run} is driven by another engine now; this one stops", run=run))
+
+    async def _apply_signals(self) -> None:
+        for signal in await self._journal.signals(list(self._lives)):
+            live = self._lives.get(signal.run_id)
+            if live is not None:
+                if signal.kind == "cancel":
+                    await live.cancel(actor=signal.actor, reason=signal.reason, signal=signal.signal_id)
+                await self._journal.mark_signal(signal.signal_id, live.seq)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    # A run that nobody awaits must not end in "exception was never retrieved"; its journal has the truth.
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,57 @@
+"""Keeps what tasks give small enough for the journal: large fields go to the artifact store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from noa.model.execution import Outcome, Succeeded
+from noa.model.failure import Failure
+from noa.model.ids import TaskPath
+from noa.model.payload import ARTIFACT_KEY, INLINE_LIMIT_BYTES
+from noa.plugin import ArtifactStore
+
+__all__ = ["OutputKeeper"]
+
+_SMALL_BYTES = 4096
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+class OutputKeeper:
+    """Turns what an agent gave into what the journal keeps.
+
+    Outputs above 256 KiB keep their small fields; each field above 4 KiB becomes an artifact of type
+    `application/json`, which the SDKs read where a task takes it as input.
+    """
+
+    def __init__(self, artifacts: ArtifactStore) -> None:
+        self._artifacts = artifacts
+
+    def keep(self, outcome: Succeeded, task: TaskPath) -> Outcome:
+        """The outcome with plain JSON outputs of at most 256 KiB, or a Failure that says why that cannot be.
+
+        Raises:
+            ArtifactError: A large field cannot be stored.
+        """
+        if not outcome.outputs:
+            return outcome
+        try:
+            data = _encode(outcome.outputs)
+        except (TypeError, ValueError, RecursionError) as error:
+            return Failure("INVALID_OUTPUT", f"task '{task}' gave outputs that are not JSON: {error}")
+        if len(data) > INLINE_LIMIT_BYTES:
+            return Succeeded(self._spill(outcome.outputs), outcome.metrics)
+        return Succeeded(_decode(data), outcome.metrics)
+
+    def _spill(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        kept: dict[str, Any] = {}
+        for name, value in outputs.items():
+            data = _encode(value)
+            if len(data) > _SMALL_BYTES and not (isinstance(value, dict) and ARTIFACT_KEY in value):
+                kept[name] = self._artifacts.put(data, "application/json").to_json()
+            else:
+                kept[name] = _decode(data)
+        return kept

@@ -1,0 +1,69 @@
+"""What the engine is given: who executes, what time it is. `noa.runtime` builds the real ones, tests their own."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from noa.model.events import Event
+from noa.model.execution import Assignment, Observation, Outcome
+from noa.model.ids import ExecutionId, RunId, TaskPath
+from noa.plugin import Observe
+
+__all__ = ["Clock", "Dispatcher", "EventObserver", "SystemClock", "TaskObserver", "Timer"]
+
+
+class Dispatcher(Protocol):
+    """Executes attempts. `noa.orchestration.AgentFactory` is the real one."""
+
+    async def execute(self, assignment: Assignment, observe: Observe) -> Outcome:
+        """The whole life of an attempt; failing work is a Failure, never an exception."""
+
+    async def cancel(self, execution: ExecutionId, *, grace_s: float = 5.0, reason: str = "") -> None:
+        """Have `execute` return Failure CANCELLED within the grace, whatever the agent does. Idempotent."""
+
+    async def release(self, run: RunId, agents: Collection[str]) -> None:
+        """Let these agents drop everything that they hold for a run. Bounded in time; never raises."""
+
+
+class Timer(Protocol):
+    """A call that was put off."""
+
+    def cancel(self) -> None:
+        """Do not make the call."""
+
+
+class Clock(Protocol):
+    """Time and chance; the core gets them inside events only."""
+
+    def now_ms(self) -> int:
+        """UTC epoch milliseconds."""
+
+    def call_at(self, due_ms: int, call: Callable[[], None]) -> Timer:
+        """Make a call at a time, from the event loop; at once where it has passed."""
+
+    def random(self) -> float:
+        """0 to 1."""
+
+
+class SystemClock:
+    """The real clock."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def call_at(self, due_ms: int, call: Callable[[], None]) -> Timer:
+        return asyncio.get_running_loop().call_later(max(0.0, (due_ms - self.now_ms()) / 1000), call)
+
+    def random(self) -> float:
+        return random.random()
+
+
+EventObserver = Callable[[RunId, int, Event], None]
+"""Called after an event is on disk: run, sequence number, event. Must be quick and must not raise."""
+
+TaskObserver = Callable[[RunId, TaskPath, int, Observation], None]
+"""Called for what is observed of an attempt: run, task, attempt, observation. Must be quick and must not raise."""

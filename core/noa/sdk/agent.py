@@ -62,9 +62,9 @@ def action(
     """Mark a method of an Agent as something that it can be asked for.
 
     The annotated parameters are the inputs and the annotated result is the outputs (a dict, TypedDict, pydantic model
-    or dataclass; None means none); JSON Schemas come from both. A parameter annotated with `Context` gets the execution. A
-    parameter named `inputs` of an object type takes the whole input object, `**inputs` takes every field that no other
-    parameter takes. Fields that no parameter takes are ignored. A sync method runs in a thread.
+    or dataclass; None means none); JSON Schemas come from both. A parameter annotated with `Context` gets the
+    execution. A parameter named `inputs` of an object type takes the whole input object, `**inputs` takes every field
+    that no other parameter takes. Fields that no parameter takes are ignored. A sync method runs in a thread.
 
     Args:
         function: The method, where the decorator stands without parentheses.

@@ -14,7 +14,7 @@ from noa.model.execution import Assignment, Log, Observation, OutputChunk, Progr
 from noa.model.ids import ExecutionId, RunId, TaskPath
 from noa.plugin import Observe
 from noa.sdk.artifacts import Artifacts, path_of_uri
-from noa.sdk.failures import ActionCancelled
+from noa.sdk.failures import ActionCancelled, printable
 
 __all__ = ["Context", "LogLevel"]
 
@@ -128,11 +128,11 @@ class Context:
         if fraction is not None:
             # min before max: a NaN gives the last fraction.
             self._fraction = fraction = max(self._fraction, min(1.0, fraction))
-        self._emit(Progress(fraction=fraction, message=message, done=done, total=total, unit=unit))
+        self._emit(Progress(fraction=fraction, message=printable(message), done=done, total=total, unit=unit))
 
     def log(self, message: str, level: LogLevel = "info") -> None:
         """Write a line to the run's log."""
-        self._emit(Log(level=level, message=message.rstrip("\n"), at_ms=time.time_ns() // 1_000_000))
+        self._emit(Log(level=level, message=printable(message.rstrip("\n")), at_ms=time.time_ns() // 1_000_000))
 
     def debug(self, message: str) -> None:
         """Write a line for finding a fault."""
@@ -152,7 +152,7 @@ class Context:
 
     def output(self, text: str) -> None:
         """Show a piece of output while it is made."""
-        self._emit(OutputChunk(text=text))
+        self._emit(OutputChunk(text=printable(text)))
 
     def _emit(self, observation: Observation) -> None:
         if threading.get_ident() == self._thread:

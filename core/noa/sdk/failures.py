@@ -9,9 +9,14 @@ from typing import Any
 
 from noa.model.failure import Failure
 
-__all__ = ["ActionCancelled", "ActionFailed"]
+__all__ = ["ActionCancelled", "ActionFailed", "printable"]
 
 _CODE = re.compile(r"^[A-Z][A-Z0-9_]*$")
+
+
+def printable(text: str) -> str:
+    """The text with undecodable bytes of file names written out (`\\udcff`), so that it can be encoded as UTF-8."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 class ActionFailed(Exception):
@@ -51,7 +56,7 @@ class ActionFailed(Exception):
         cause = self.__cause__
         return Failure(
             code=self.code,
-            message=self.message,
+            message=printable(self.message),
             retryable=self.retryable,
             retry_after_ms=None if self.retry_after_s is None else max(0, round(self.retry_after_s * 1000)),
             details=self.details,

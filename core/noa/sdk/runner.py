@@ -13,6 +13,7 @@ import logging
 import os
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -24,7 +25,7 @@ from noa.model.ids import ExecutionId, RunId
 from noa.plugin import ActionInfo, AgentHealth, Observe
 from noa.sdk.agent import Agent, Marked, marked_actions
 from noa.sdk.context import Context
-from noa.sdk.failures import ActionCancelled, ActionFailed
+from noa.sdk.failures import ActionCancelled, ActionFailed, printable
 from noa.sdk.signature import Inputs, Outputs, invalid_input, type_hints
 from noa.sdk.threads import ThreadPool
 
@@ -52,16 +53,35 @@ class _Action:
 
 
 class _Execution:
-    """An execution that goes on, as `cancel` needs it. `ended` is made by the first who waits for the end."""
+    """An execution that goes on, as `cancel` needs it.
 
-    __slots__ = ("abandon", "context", "ended", "run_id", "task")
+    Attributes:
+        task: Where an async action runs; `asked` counts how often it was cancelled here.
+        abandon: The result of an action in a thread, to be set in its place where it does not end.
+        ended: Made by the first who waits for the end.
+    """
+
+    __slots__ = ("abandon", "asked", "context", "ended", "run_id", "task")
 
     def __init__(self, context: Context, run_id: RunId) -> None:
         self.context = context
         self.run_id = run_id
         self.task: asyncio.Task[Any] | None = None
+        self.asked = 0
         self.abandon: asyncio.Future[Outcome] | None = None
         self.ended: asyncio.Future[None] | None = None
+
+    def cancel_task(self) -> None:
+        """Cancel an async action."""
+        if self.task is not None:
+            self.asked += 1
+            self.task.cancel()
+
+    def uncancel_task(self) -> None:
+        """Take back what `cancel_task` did, because the task is the caller's and goes on."""
+        while self.task is not None and self.asked and self.task.cancelling():
+            self.asked -= 1
+            self.task.uncancel()
 
 
 class ActionRunner:
@@ -160,22 +180,19 @@ class ActionRunner:
         try:
             outputs = action.outputs.to_json(await action.function(**arguments))
         except asyncio.CancelledError as error:
-            context._cancelled, ours = True, context._cancelled
-            if task is not None and task.cancelling() > (1 if ours else 0):
+            if task is not None and task.cancelling() > execution.asked:
+                context._cancel("the caller went away")
                 raise
-            if not ours:
+            if not context._cancelled:  # nobody asked: the action awaited something that was cancelled
                 return self._failure(error)
-            if task is not None:
-                task.uncancel()
-            return self._was_cancelled(context)
+            outcome: Outcome = self._was_cancelled(context)
         except (Exception, SystemExit) as error:  # foreign code: whatever an action raises
-            outcome: Outcome = self._failure(error)
+            outcome = self._failure(error)
         else:
             outcome = Succeeded(outputs)
         if not context._cancelled:
             return outcome
-        if task is not None and task.cancelling():
-            task.uncancel()  # the action kept the cancellation to itself
+        execution.uncancel_task()
         return self._was_cancelled(context)
 
     async def _run_in_thread(self, action: _Action, execution: _Execution, arguments: dict[str, Any]) -> Outcome:
@@ -229,9 +246,9 @@ class ActionRunner:
             one for key, one in self._executions.items() if key == execution or (run is not None and one.run_id == run)
         ]
         for one in found:
-            one.context._cancel(reason)
-            if one.task is not None:
-                one.task.cancel()
+            if not one.context._cancelled:
+                one.context._cancel(reason)
+                one.cancel_task()
         await self._wait_ended(found, grace_s)
         released = 0
         if run is not None and self.agent.on_release is not None:
@@ -264,27 +281,15 @@ class ActionRunner:
         log.warning("%s: %s did not end within its grace and was abandoned", self.agent.name, one.context.execution_id)
         if one.abandon is not None:
             _resolve(one.abandon, self._was_cancelled(one.context))
-        elif one.task is not None:
-            one.task.cancel()  # it kept the first one to itself
+        else:
+            one.cancel_task()  # it kept the first one to itself
 
     async def _call_hook(self, name: str, *arguments: Any) -> Any:
         hook = getattr(self.agent, name)
         if inspect.iscoroutinefunction(hook):
             return await hook(*arguments)
-        loop = asyncio.get_running_loop()
-        finished: asyncio.Future[Any] = loop.create_future()
-        variables = contextvars.copy_context()
-
-        def work() -> None:
-            try:
-                result, error = variables.run(hook, *arguments), None
-            except BaseException as raised:  # foreign code; handed to who waits
-                result, error = None, raised
-            loop.call_soon_threadsafe(_settle, finished, result, error)
-
-        # Not in the pool: a full pool must not delay a release.
-        ThreadPool(1, f"noa-{self.agent.name}-{name}").submit(work)
-        return await finished
+        # Not in the actions' pool: a full pool must not delay a release.
+        return await ThreadPool(1, f"noa-{self.agent.name}-{name}").run(partial(hook, *arguments))
 
     def _unknown(self, name: str) -> Failure:
         known = sorted(self._actions)
@@ -313,8 +318,8 @@ class ActionRunner:
         lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
         return Failure(
             code="INTERNAL",
-            message=f"{kind}: {error}" if str(error) else kind,
-            details={"type": kind, "traceback": lines[-_TRACEBACK_LINES:]},
+            message=printable(f"{kind}: {error}" if str(error) else kind),
+            details={"type": kind, "traceback": [printable(line) for line in lines[-_TRACEBACK_LINES:]]},
             source=source,
         )
 
@@ -322,12 +327,3 @@ class ActionRunner:
 def _resolve(finished: asyncio.Future[Outcome], outcome: Outcome) -> None:
     if not finished.done():
         finished.set_result(outcome)
-
-
-def _settle(finished: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if finished.done():
-        return
-    if error is None:
-        finished.set_result(result)
-    else:
-        finished.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 __all__ = ["ThreadPool"]
 
 _IDLE_S = 30.0
+T = TypeVar("T")
 
 
 class ThreadPool:
@@ -38,6 +42,24 @@ class ThreadPool:
             self._threads += 1
         threading.Thread(target=self._work, name=self._name, daemon=True).start()
 
+    async def run(self, call: Callable[[], T]) -> T:
+        """Run a call in a thread, with the caller's context variables, and give what it returns or raises."""
+        loop = asyncio.get_running_loop()
+        finished: asyncio.Future[T] = loop.create_future()
+        variables = contextvars.copy_context()
+
+        def work() -> None:
+            result: Any = None
+            raised: BaseException | None = None
+            try:
+                result = variables.run(call)
+            except BaseException as error:  # handed to who waits
+                raised = error
+            loop.call_soon_threadsafe(_settle, finished, result, raised)
+
+        self.submit(work)
+        return await finished
+
     def _work(self) -> None:
         while (call := self._next()) is not None:
             call()
@@ -53,3 +75,12 @@ class ThreadPool:
                     self._threads -= 1
                     return None
             return self._calls.popleft()
+
+
+def _settle(finished: asyncio.Future[T], result: T, raised: BaseException | None) -> None:
+    if finished.done():
+        return
+    if raised is None:
+        finished.set_result(result)
+    else:
+        finished.set_exception(raised if isinstance(raised, Exception) else RuntimeError(repr(raised)))

@@ -1,0 +1,414 @@
+"""The agent factory: takes an assignment through resources, a slot and the agent, and always comes back with an outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+import time
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from noa.errors import AgentLostError, AgentStartError, ArtifactError, InternalError, NoaError, UsageError
+from noa.model.execution import Assignment, Outcome, Stage, Waiting
+from noa.model.failure import Failure
+from noa.model.ids import ExecutionId, RunId
+from noa.orchestration.attempt import Attempt
+from noa.orchestration.pool import Pool, QueueFullError
+from noa.orchestration.resources import ResourceLedger
+from noa.orchestration.sampling import Sampler
+from noa.orchestration.status import AgentEvent, AgentStatus
+from noa.orchestration.supervisor import Supervisor
+from noa.plugin import AgentDeclaration, AgentHealth, ArtifactStore, Observe, Registry
+
+__all__ = ["AgentFactory"]
+
+log = logging.getLogger("noa.orchestration")
+
+_RUNNING = Stage("running")
+_QUEUED = Stage("queued")
+_STARTING = Stage("starting_agent")
+_STOP_GRACE_S = 5.0
+_REST_S = 0.1
+_REST_MAX_S = 30.0
+
+
+class AgentFactory:
+    """Turns declarations into supervised pools of agents, and assignments into outcomes.
+
+    Belongs to one event loop. Nothing is started before an attempt needs it.
+
+    Args:
+        registry: Gives the agent kinds.
+        declarations: Agents by name.
+        runtime_dir: Private folder for sockets; made (mode 0700) when the first sidecar starts.
+        log_dir: Folder for what agents print; made when the first sidecar starts.
+        artifacts: Store for large payloads.
+        resources: What attempts may use at once.
+        on_event: Told what happens to replicas; must not raise.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        declarations: Mapping[str, AgentDeclaration],
+        runtime_dir: Path,
+        log_dir: Path,
+        artifacts: ArtifactStore,
+        resources: ResourceLedger,
+        on_event: Callable[[AgentEvent], None] | None = None,
+    ) -> None:
+        self._registry = registry
+        self._declarations = dict(declarations)
+        self._places = (runtime_dir, log_dir, artifacts)
+        self._resources = resources
+        self._on_event = on_event
+        self._pools: dict[str, Pool] = {}
+        self._attempts: dict[ExecutionId, Attempt] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._sampler = Sampler(self._replicas)
+        self._closing = False
+
+    # --- an attempt --------------------------------------------------------------------------------------------
+
+    async def execute(self, assignment: Assignment, observe: Observe) -> Outcome:
+        """Take an attempt through its whole life: resources, a slot, the agent's start where needed, the work.
+
+        Never raises for anything that an agent or a resource does; that is a Failure. `timeouts.queue_ms` limits the wait
+        before the work, `execution_ms` the work, `heartbeat_ms` the agent's silence; `total_ms`, over all attempts, is the
+        engine's.
+
+        Raises:
+            asyncio.CancelledError: The task was cancelled. Resources and slot are given back; the agent was not told.
+        """
+        execution = assignment.execution_id
+        task = asyncio.current_task()
+        if task is None or execution in self._attempts:
+            return Failure.of(InternalError(f"execution {execution} is going on already", execution=execution))
+        attempt = self._attempts[execution] = Attempt(assignment, observe, task)
+        other = False
+        try:
+            limits = assignment.timeouts
+            if assignment.resources or limits.queue_ms is not None or limits.execution_ms is not None:
+                outcome = await self._execute_limited(attempt)
+            else:
+                outcome = await self._on_agent(attempt)
+        except asyncio.CancelledError:
+            other = attempt.settle()
+            if other or attempt.verdict is None:
+                raise
+            return attempt.verdict
+        except NoaError as error:
+            outcome = _failure(error, assignment.agent)
+        except Exception as error:  # foreign code: an agent kind of a plugin
+            log.exception("agent '%s': the connection failed", assignment.agent)
+            outcome = Failure.of(InternalError(f"agent '{assignment.agent}': {type(error).__name__}: {error}"))
+        finally:
+            if attempt.forced:
+                attempt.settle()
+            del self._attempts[execution]
+            attempt.end()
+        return outcome if attempt.verdict is None else attempt.verdict
+
+    async def _execute_limited(self, attempt: Attempt) -> Outcome:
+        assignment = attempt.assignment
+        queue_ms = assignment.timeouts.queue_ms
+        timer = None
+        if queue_ms is not None:
+            loop = asyncio.get_running_loop()
+            attempt.queue_until = loop.time() + queue_ms / 1000
+            timer = loop.call_at(attempt.queue_until, self._queue_expired, attempt)
+        try:
+            if not assignment.resources:
+                return await self._on_agent(attempt)
+            return await self._with_resources(attempt)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _with_resources(self, attempt: Attempt) -> Outcome:
+        demands, ledger = attempt.assignment.resources, self._resources
+        if (refusal := ledger.refusal(demands)) is not None:
+            return Failure("RESOURCE_IMPOSSIBLE", refusal, details={"demands": dict(demands)})
+        attempt.ledger = ledger
+        settled: asyncio.Future[None] | None = None
+
+        def granted() -> None:
+            if settled is not None and not settled.done():
+                settled.set_result(None)
+
+        ticket = ledger.request(demands, priority=attempt.assignment.priority, on_grant=granted)
+        try:
+            if not ticket.granted:
+                settled = asyncio.get_running_loop().create_future()
+                attempt.observe(Waiting("resource", ledger.blocking(demands)))
+                await settled
+            attempt.ledger = None
+            return await self._on_agent(attempt)
+        finally:
+            ledger.release(ticket)
+
+    async def _on_agent(self, attempt: Attempt) -> Outcome:
+        assignment = attempt.assignment
+        pool = self._pools.get(assignment.agent) or self._open(assignment.agent)
+        while True:
+            replica = pool.try_take() or await self._slot(attempt, pool)
+            try:
+                outcome = await self._work(attempt, replica)
+            finally:
+                attempt.connection = None
+                pool.give(replica)
+            if type(outcome) is not Failure or outcome.code != "OVERLOADED" or attempt.verdict is not None:
+                return outcome
+            self._rest(attempt, pool, replica, outcome)
+            if attempt.verdict is not None:
+                return attempt.verdict
+
+    async def _work(self, attempt: Attempt, replica: Supervisor) -> Outcome:
+        connection = replica.connection
+        assignment = attempt.assignment
+        if connection is None:
+            raise AgentLostError(f"agent '{assignment.agent}' went away before the work began", agent=assignment.agent)
+        attempt.connection = connection
+        attempt.since = time.monotonic()
+        attempt.observe(_RUNNING)
+        limit_ms = assignment.timeouts.execution_ms
+        if limit_ms is None:
+            return await connection.execute(assignment, attempt.observe)
+        timer = asyncio.get_running_loop().call_later(limit_ms / 1000, self._work_expired, attempt)
+        try:
+            outcome = await connection.execute(assignment, attempt.observe)
+        finally:
+            timer.cancel()
+        if isinstance(outcome, Failure) and outcome.code == "DEADLINE_EXCEEDED":
+            return _execution_timeout(assignment)
+        return outcome
+
+    async def _slot(self, attempt: Attempt, pool: Pool) -> Supervisor:
+        attempt.pool = pool
+        attempt.observe(_QUEUED if pool.started else _STARTING)
+        if pool.started:
+            attempt.observe(Waiting("agent", attempt.assignment.agent))
+        return await pool.take(attempt.assignment.priority)
+
+    def _rest(self, attempt: Attempt, pool: Pool, replica: Supervisor, refused: Failure) -> None:
+        """An agent refused the work: it did nothing, so the attempt queues again, elsewhere first."""
+        after_s = _REST_S if refused.retry_after_ms is None else refused.retry_after_ms / 1000
+        pool.rest(replica, min(max(after_s, 0.01), _REST_MAX_S))
+        if attempt.queue_until is not None and asyncio.get_running_loop().time() >= attempt.queue_until:
+            attempt.verdict = _queue_timeout(attempt)
+
+    # --- ends --------------------------------------------------------------------------------------------------
+
+    async def cancel(self, execution: ExecutionId, *, grace_s: float = _STOP_GRACE_S, reason: str = "") -> None:
+        """Make an attempt end with CANCELLED, and return once `execute` has its outcome.
+
+        Idempotent; nothing happens where the execution is not known. An agent that does not obey within the grace is
+        left to itself.
+        """
+        attempt = self._attempts.get(execution)
+        if attempt is None:
+            return
+        text = f"the execution was cancelled{f': {reason}' if reason else ''}"
+        self._stop(attempt, Failure("CANCELLED", text), grace_s, reason)
+        await attempt.wait_ended()
+
+    def _stop(self, attempt: Attempt, verdict: Failure, grace_s: float, reason: str) -> None:
+        if attempt.verdict is None:
+            attempt.verdict = verdict
+        if attempt.connection is None:
+            if not attempt.forced:
+                attempt.force()
+        elif attempt.stopping is None:
+            attempt.stopping = self._spawn(self._stop_on_agent(attempt, grace_s, reason))
+
+    async def _stop_on_agent(self, attempt: Attempt, grace_s: float, reason: str) -> None:
+        connection, execution = attempt.connection, attempt.assignment.execution_id
+        if connection is None:
+            return attempt.force()
+        timer = asyncio.get_running_loop().call_later(grace_s, attempt.force)
+        try:
+            await connection.cancel(execution=execution, grace_s=grace_s, reason=reason)
+            if self._attempts.get(execution) is attempt:
+                await attempt.wait_ended()
+        except NoaError as error:
+            log.warning("cancelling %s: %s", execution, error)
+            if self._attempts.get(execution) is attempt:
+                attempt.force()
+        finally:
+            timer.cancel()
+
+    def _queue_expired(self, attempt: Attempt) -> None:
+        if attempt.connection is not None:
+            return  # it works; if the agent refuses it, `_rest` looks again
+        self._stop(attempt, _queue_timeout(attempt), 0.0, "")
+
+    def _work_expired(self, attempt: Attempt) -> None:
+        self._stop(attempt, _execution_timeout(attempt.assignment), _STOP_GRACE_S, "its time is over")
+
+    async def release(self, run: RunId, agents: Collection[str], *, grace_s: float = _STOP_GRACE_S) -> None:
+        """Tell every started replica of these agents to let go of everything that it holds for a run.
+
+        Returns within about the grace. What goes wrong is logged: a run that is over stays over.
+        """
+        pools = [pool for name, pool in self._pools.items() if name in agents]
+        connections = [r.connection for pool in pools for r in pool.replicas if r.connection is not None]
+        if not connections:
+            return
+        calls = [self._spawn(c.cancel(run=run, grace_s=grace_s, reason="the run is over")) for c in connections]
+        done, late = await asyncio.wait(calls, timeout=grace_s + 1.0)
+        for call in late:
+            call.cancel()
+            log.warning("run %s: an agent did not release it within %g s", run, grace_s)
+        for call in done:
+            if not call.cancelled() and (error := call.exception()) is not None:
+                log.warning("run %s: an agent could not release it: %s", run, error)
+
+    # --- agents ------------------------------------------------------------------------------------------------
+
+    def add(self, declarations: Mapping[str, AgentDeclaration]) -> None:
+        """Take further declarations, such as those of a definition.
+
+        Raises:
+            UsageError: A name is taken by another declaration; none was taken.
+        """
+        for name, declaration in declarations.items():
+            known = self._declarations.get(name)
+            if known is not None and replace(known, plugin="") != replace(declaration, plugin=""):
+                origin = f"plugin '{known.plugin}'" if known.plugin else "another definition"
+                raise UsageError(
+                    f"agent '{name}' is declared twice with different content: already by {origin}. Rename one",
+                    agent=name,
+                )
+        for name, declaration in declarations.items():
+            self._declarations.setdefault(name, declaration)
+
+    async def status(self) -> list[AgentStatus]:
+        """Every declared agent now, by name."""
+        found = []
+        for name, declaration in sorted(self._declarations.items()):
+            pool = self._pools.get(name)
+            found.append(
+                pool.status()
+                if pool is not None
+                else AgentStatus(
+                    name, declaration.kind, "idle", description=declaration.description, plugin=declaration.plugin
+                )
+            )
+        return found
+
+    async def describe(self, name: str) -> AgentHealth:
+        """Start an agent where needed, and ask it who it is.
+
+        Raises:
+            UsageError: It is not declared.
+            AgentStartError: It cannot be started.
+            AgentLostError: It does not answer.
+        """
+        if name not in self._declarations:
+            raise UsageError(self._unknown(name), agent=name)
+        pool = self._pools.get(name) or self._open(name)
+        connection = next((r.connection for r in pool.replicas if r.connection is not None), None)
+        if connection is not None:
+            return await connection.health()
+        replica = await pool.take(0)
+        try:
+            if replica.connection is None:
+                raise AgentLostError(f"agent '{name}' went away", agent=name)
+            return await replica.connection.health()
+        finally:
+            pool.give(replica)
+
+    def waiting(self, execution: ExecutionId) -> str:
+        """What an attempt waits for, as a sentence for a person; empty where it is not known here."""
+        attempt = self._attempts.get(execution)
+        return attempt.describe() if attempt is not None else ""
+
+    async def close(self, *, grace_s: float = _STOP_GRACE_S) -> None:
+        """Cancel what goes on, drain and end every agent. Afterwards no process of them is left. Idempotent."""
+        self._closing = True
+        for attempt in list(self._attempts.values()):
+            self._stop(attempt, Failure("CANCELLED", "the engine is being closed", retryable=True), grace_s, "closing")
+        if self._attempts:
+            await asyncio.gather(*(attempt.wait_ended() for attempt in list(self._attempts.values())))
+        await self._sampler.close()
+        await asyncio.gather(*(pool.close(grace_s=grace_s) for pool in self._pools.values()))
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _open(self, name: str) -> Pool:
+        declaration = self._declarations.get(name)
+        if declaration is None:
+            raise UnknownAgentError(self._unknown(name), agent=name)
+        if self._closing:
+            raise QueueFullError("the engine is being closed", agent=name)
+        kinds = self._registry.agent_kinds
+        kind = kinds.get(declaration.kind)
+        if kind is None:
+            raise AgentStartError(
+                f"agent '{name}': kind '{declaration.kind}' is not known. Known: {', '.join(kinds) or 'none'}",
+                agent=name,
+                permanent=True,
+            )
+        pool = self._pools[name] = Pool(declaration, kind, self._places, self._emit)
+        return pool
+
+    def _unknown(self, name: str) -> str:
+        known = sorted(self._declarations)
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f". Did you mean '{near[0]}'?" if near else ""
+        return f"agent '{name}' is not known. Known: {', '.join(known) or 'none'}{hint}"
+
+    def _emit(self, event: AgentEvent) -> None:
+        if event.pid is not None and event.state == "serving":
+            self._sampler.begin()
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _replicas(self) -> list[Supervisor]:
+        return [replica for pool in self._pools.values() for replica in pool.replicas if replica.pid is not None]
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+class UnknownAgentError(UsageError):
+    """An assignment names an agent that is not declared. Nothing was executed."""
+
+    code = "UNKNOWN_AGENT"
+
+
+def _failure(error: NoaError, agent: str) -> Failure:
+    retryable = isinstance(error, AgentLostError | QueueFullError | ArtifactError) or (
+        isinstance(error, AgentStartError) and error.code == "AGENT_START_FAILED" and "permanent" not in error.parts
+    )
+    return Failure(error.code, error.message, retryable=retryable, details={"agent": agent, **error.parts})
+
+
+def _queue_timeout(attempt: Attempt) -> Failure:
+    assignment = attempt.assignment
+    limit_ms = assignment.timeouts.queue_ms or 0
+    return Failure(
+        "QUEUE_TIMEOUT",
+        f"{assignment.task} did not begin within {limit_ms / 1000:g} s: it {attempt.describe()}",
+        retryable=True,
+        details={"agent": assignment.agent, "limit_ms": limit_ms},
+    )
+
+
+def _execution_timeout(assignment: Assignment) -> Failure:
+    limit_s = (assignment.timeouts.execution_ms or 0) / 1000
+    return Failure(
+        "EXECUTION_TIMEOUT",
+        f"{assignment.task}: agent '{assignment.agent}', action '{assignment.action}' did not end within {limit_s:g} s",
+        retryable=True,
+        details={"agent": assignment.agent, "limit_ms": assignment.timeouts.execution_ms},
+    )

@@ -1,0 +1,204 @@
+"""What a sidecar is launched with: its program, its environment, its address, its process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from noa.errors import AgentStartError
+from noa.orchestration.capture import OutputLog
+from noa.plugin import AgentDeclaration
+
+__all__ = ["Listen", "SidecarProcess", "choose_listen", "find_command", "sidecar_environment"]
+
+_ALLOWED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
+_SOCKET_PATH_LIMIT = 107
+"""Bytes of a unix socket's path that Linux takes."""
+
+_KILL_WAIT_S = 5.0
+
+
+def sidecar_environment(declaration: AgentDeclaration, engine: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a sidecar gets: an allow-list of the engine's, and the declaration's own."""
+    allowed = {name: engine[name] for name in engine if name in _ALLOWED or name.startswith("NOA_AGENT_")}
+    return {**allowed, **declaration.env}
+
+
+def find_command(declaration: AgentDeclaration) -> list[str] | str:
+    """The command with its program's full path, or what is wrong with it. No side effect."""
+    name = declaration.name
+    if not declaration.command:
+        return f"agent '{name}' has no command: give the program and its arguments"
+    program, *arguments = declaration.command
+    cwd = Path(declaration.cwd) if declaration.cwd else Path.cwd()
+    if not cwd.is_dir():
+        return f"agent '{name}': its working folder {cwd} does not exist"
+    if os.sep in program:
+        path = cwd / program
+        if not path.is_file():
+            return (
+                f"agent '{name}': the program {path} does not exist: build or install it, or mend the agent's command"
+            )
+        if not os.access(path, os.X_OK):
+            return f"agent '{name}': {path} may not be executed: chmod +x it, or name its interpreter first"
+        return [str(path), *arguments]
+    search = sidecar_environment(declaration, os.environ).get("PATH", os.defpath)
+    found = shutil.which(program, path=search)
+    if found is None:
+        return f"agent '{name}': the command '{program}' was not found in PATH ({search}): install it, or give its full path"
+    return [found, *arguments]
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where a sidecar listens.
+
+    Attributes:
+        address: As NOA_AGENT_LISTEN and as gRPC's target: `unix:/path` or `127.0.0.1:port`.
+        path: The socket's file; None for TCP.
+        folder: A folder that was made for this socket only and goes with it.
+    """
+
+    address: str
+    path: Path | None = None
+    folder: Path | None = None
+
+    def remove(self) -> None:
+        """Remove the socket, and the folder that was made for it."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def choose_listen(runtime_dir: Path, label: str, *, tcp: bool = False) -> Listen:
+    """A fresh address: a unix socket in a folder of mode 0700, or a free port of the loopback interface.
+
+    A path too long for a socket moves to a short temporary folder; where that is too long as well, it is TCP.
+
+    Raises:
+        OSError: The folder cannot be made.
+    """
+    if not tcp:
+        runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        runtime_dir.chmod(0o700)
+        path = runtime_dir.absolute() / f"{label}-{secrets.token_hex(4)}.sock"
+        if _fits(path):
+            return Listen(f"unix:{path}", path)
+        folder = Path(tempfile.mkdtemp(prefix="noa-", dir=os.environ.get("XDG_RUNTIME_DIR") or None))
+        path = folder / "s"
+        if _fits(path):
+            return Listen(f"unix:{path}", path, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return Listen(f"127.0.0.1:{probe.getsockname()[1]}")
+
+
+def _fits(path: Path) -> bool:
+    return len(os.fsencode(path)) <= _SOCKET_PATH_LIMIT
+
+
+class SidecarProcess:
+    """A child process in its own session, whose stdin stays open as long as the engine lives.
+
+    Attributes:
+        pid: Of the process, which leads its process group.
+        output: What it printed.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, output: OutputLog) -> None:
+        self.pid = process.pid
+        self.output = output
+        self._process = process
+        self._exit = asyncio.get_running_loop().create_task(self._wait(), name=f"wait for {process.pid}")
+        self._pump = asyncio.get_running_loop().create_task(self._read(), name=f"output of {process.pid}")
+
+    @classmethod
+    async def launch(
+        cls, command: list[str], env: Mapping[str, str], cwd: str | None, output: OutputLog
+    ) -> SidecarProcess:
+        """Start the process.
+
+        Raises:
+            AgentStartError: The system refuses; nothing runs.
+        """
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                cwd=cwd,
+                env=env,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            raise AgentStartError(
+                f"{command[0]} cannot be started: {error}. Check that it is a program for this machine", permanent=True
+            ) from error
+        return cls(process, output)
+
+    @property
+    def exited(self) -> asyncio.Task[int]:
+        """Ends with the exit status (negative: the signal) as soon as the process does. Await it shielded."""
+        return self._exit
+
+    def describe_exit(self) -> str:
+        """How it ended, for a person."""
+        if not self._exit.done():
+            return "is running"
+        status = self._exit.result()
+        if status >= 0:
+            return f"exited with status {status}"
+        with contextlib.suppress(ValueError):
+            return f"was killed by {signal.Signals(-status).name}"
+        return f"was killed by signal {-status}"
+
+    async def drained(self) -> None:
+        """Wait until all that it printed was read, at most a quarter of a second after its end."""
+        await asyncio.wait([self._pump], timeout=0.25)
+
+    async def end(self, grace_s: float) -> None:
+        """SIGTERM, wait for the grace, then SIGKILL to the whole group; the process is reaped. Idempotent."""
+        if not self._exit.done() and grace_s > 0:
+            self._signal(signal.SIGTERM)
+            await asyncio.wait([self._exit], timeout=grace_s)
+        # The leader may have ended and left others of its group behind.
+        self._kill_group()
+        if not self._exit.done():
+            await asyncio.wait([self._exit], timeout=_KILL_WAIT_S)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        await self.drained()
+        self._pump.cancel()
+        await asyncio.wait([self._pump])
+        self._process._transport.close()  # type: ignore[attr-defined]  # a grandchild may hold the pipe open for ever
+        self.output.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    async def _wait(self) -> int:
+        return await self._process.wait()
+
+    async def _read(self) -> None:
+        stream = self._process.stdout
+        if stream is None:
+            return
+        while chunk := await stream.read(1 << 16):
+            self.output.write(chunk)

@@ -1,0 +1,76 @@
+"""Samples processor time and memory of the agents' processes every two seconds, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import psutil
+
+from noa.orchestration.supervisor import Supervisor
+
+__all__ = ["Sampler"]
+
+_INTERVAL_S = 2.0
+
+
+class Sampler:
+    """Writes `cpu_percent` and `memory_bytes` of replicas that have a process; child processes count too.
+
+    Args:
+        replicas: Gives the replicas that have a process now.
+    """
+
+    def __init__(self, replicas: Callable[[], list[Supervisor]]) -> None:
+        self._replicas = replicas
+        self._cpu_s: dict[int, float] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Start sampling, once."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="sample agents")
+
+    async def close(self) -> None:
+        """Stop sampling."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        while True:
+            found = {replica.pid: replica for replica in self._replicas() if replica.pid is not None}
+            figures = await asyncio.to_thread(_sample, list(found))
+            now = loop.time()
+            for pid, (cpu_s, memory) in figures.items():
+                last = self._cpu_s.get(pid, cpu_s)
+                found[pid].cpu_percent = max(0.0, 100.0 * (cpu_s - last) / max(now - before, 1e-3))
+                found[pid].memory_bytes = memory
+            self._cpu_s = {pid: cpu_s for pid, (cpu_s, _) in figures.items()}
+            before = now
+            await asyncio.sleep(_INTERVAL_S)
+
+
+def _sample(pids: list[int]) -> dict[int, tuple[float, int]]:
+    """Processor seconds and resident bytes by process, its children's added."""
+    return {pid: figures for pid in pids if (figures := _sample_tree(pid)) is not None}
+
+
+def _sample_tree(pid: int) -> tuple[float, int] | None:
+    try:
+        process = psutil.Process(pid)
+        members = [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return None
+    cpu_s, memory = 0.0, 0
+    for member in members:
+        try:
+            times = member.cpu_times()
+            cpu_s += times.user + times.system
+            memory += member.memory_info().rss
+        except psutil.Error:
+            continue  # it ended meanwhile
+    return cpu_s, memory

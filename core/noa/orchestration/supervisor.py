@@ -1,0 +1,262 @@
+"""Keeps one replica of an agent going: start on need, restart with backoff, give up on a crash loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from noa.errors import AgentError, AgentMismatchError, AgentStartError, NoaError
+from noa.orchestration.status import AgentEvent, AgentState, ReplicaStatus
+from noa.plugin import AgentConnection, AgentContext, AgentDeclaration, AgentHealth, AgentKind, ArtifactStore
+
+__all__ = ["CRASH_LIMIT", "CRASH_WINDOW_S", "Supervisor"]
+
+log = logging.getLogger("noa.orchestration")
+
+CRASH_LIMIT = 5
+CRASH_WINDOW_S = 60.0
+"""An agent that went away so often within this time is failed until the window is over."""
+
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MAX_S = 10.0
+
+
+class Supervisor:
+    """One replica.
+
+    Args:
+        declaration: Of the agent.
+        index: Which replica, from 0.
+        kind: How the agent is reached.
+        places: Folders and store for the connections: (runtime_dir, log_dir, artifacts).
+        changed: Called after every change of state.
+        emit: Takes what happened.
+
+    Attributes:
+        state: Where it is.
+        connection: The live connection; None unless serving.
+        health: What the agent last said of itself.
+        in_flight: Executions that the pool gave it.
+        capacity: Executions at once; 0 means no limit.
+        resting_until: Monotonic seconds until which it said that it is overloaded.
+        error: Why it last failed.
+    """
+
+    def __init__(
+        self,
+        declaration: AgentDeclaration,
+        index: int,
+        kind: AgentKind,
+        places: tuple[Path, Path, ArtifactStore],
+        *,
+        changed: Callable[[], None],
+        emit: Callable[[AgentEvent], None],
+    ) -> None:
+        self.index = index
+        self.state: AgentState = "idle"
+        self.connection: AgentConnection | None = None
+        self.health: AgentHealth | None = None
+        self.in_flight = 0
+        self.capacity = 0
+        self.resting_until = 0.0
+        self.error: NoaError | None = None
+        self.starts = 0
+        self.cpu_percent = 0.0
+        self.memory_bytes = 0
+        self._declaration = declaration
+        self._kind = kind
+        self._places = places
+        self._changed = changed
+        self._emit = emit
+        self._crashes: deque[float] = deque()
+        self._starting: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def hopeful(self) -> bool:
+        """Whether waiting for it makes sense: it serves, or a start is under way."""
+        return self.state == "serving" or self._starting is not None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, where it has one."""
+        return self.connection.pid if self.connection is not None else None
+
+    def status(self) -> ReplicaStatus:
+        """What it is now."""
+        return ReplicaStatus(
+            replica=self.index,
+            state=self.state,
+            in_flight=self.in_flight,
+            capacity=self.capacity,
+            pid=self.pid,
+            cpu_percent=self.cpu_percent,
+            memory_bytes=self.memory_bytes,
+            restarts=max(0, self.starts - 1),
+            message=self.error.message if self.error is not None and self.state != "serving" else "",
+        )
+
+    def begin(self) -> None:
+        """Start it, unless it serves, is being started, was closed or is failed for now."""
+        if self._starting is not None or self.state in ("serving", "closed") or self._given_up():
+            return
+        self._starting = asyncio.get_running_loop().create_task(self._start(), name=f"start {self._name}")
+
+    async def close(self, *, grace_s: float) -> None:
+        """Drain and end; nothing is left running. Idempotent."""
+        self.state = "closed"
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            starting.cancel()
+            await asyncio.wait([starting])
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            await self._close(connection, grace_s)
+            self._tell("closed", "")
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    @property
+    def _name(self) -> str:
+        return f"{self._declaration.name}-{self.index}"
+
+    @property
+    def _persistent(self) -> bool:
+        # What others run is tried again for ever: its end and its return are not ours to decide.
+        return bool(self._declaration.addresses)
+
+    def _given_up(self) -> bool:
+        if isinstance(self.error, AgentMismatchError):
+            return True
+        return not self._persistent and len(self._recent_crashes()) >= CRASH_LIMIT
+
+    def _recent_crashes(self) -> deque[float]:
+        horizon = time.monotonic() - CRASH_WINDOW_S
+        while self._crashes and self._crashes[0] < horizon:
+            self._crashes.popleft()
+        return self._crashes
+
+    def _backoff_s(self) -> float:
+        crashes = self._recent_crashes()
+        if not crashes:
+            return 0.0
+        delay = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(len(crashes) - 1, 10))
+        return max(0.0, crashes[-1] + delay - time.monotonic())
+
+    async def _start(self) -> None:
+        delay = self._backoff_s()
+        if delay:
+            self.state = "waiting_to_restart"
+            await asyncio.sleep(delay)
+        self.state = "starting"
+        self.starts += 1
+        self._tell("starting", "")
+        connection: AgentConnection | None = None
+        try:
+            connection = self._connect()
+            health = await connection.start()
+        except asyncio.CancelledError:
+            if connection is not None:
+                await self._close(connection, 0.0)
+            raise
+        except NoaError as error:
+            self._start_failed(error)
+        except Exception as error:  # foreign code: an agent kind of a plugin
+            log.exception("agent %s: the agent kind '%s' failed", self._name, self._kind.name)
+            self._start_failed(AgentStartError(
+                f"agent '{self._declaration.name}': kind '{self._kind.name}' failed: {type(error).__name__}: {error}",
+                agent=self._declaration.name,
+            ))  # fmt: skip
+        else:
+            self._serve(connection, health)
+
+    def _connect(self) -> AgentConnection:
+        runtime_dir, log_dir, artifacts = self._places
+        made: list[AgentConnection] = []
+
+        def lost(reason: str) -> None:
+            if made and self.connection is made[0]:
+                self._lost(made[0], reason)
+
+        context = AgentContext(runtime_dir, log_dir, artifacts, lost)
+        made.append(self._kind.connect(self._declaration, self.index, context))
+        return made[0]
+
+    def _serve(self, connection: AgentConnection, health: AgentHealth) -> None:
+        self._starting = None
+        self.connection, self.health, self.error = connection, health, None
+        announced, wanted = health.capacity, self._declaration.capacity
+        self.capacity = announced if wanted is None else min(wanted, announced) if announced else wanted
+        self.state = "serving"
+        self._tell("serving", f"{health.name} {health.version} ({health.language})")
+        self._changed()
+
+    def _start_failed(self, error: NoaError) -> None:
+        self._starting = None
+        self._crashes.append(time.monotonic())
+        self.error = error
+        self.state = "failed" if self._given_up() else "waiting_to_restart"
+        self._tell(self.state, error.message)
+        self._changed()
+        if self._persistent and self.state != "closed":
+            self.begin()
+
+    def _lost(self, connection: AgentConnection, reason: str) -> None:
+        self.connection = None
+        self._crashes.append(time.monotonic())
+        self.error = AgentError(f"agent '{self._declaration.name}' went away: {reason}")
+        self._spawn(self._close(connection, 0.0))
+        self._tell("lost", reason)
+        if self.state == "closed":
+            return
+        if self._given_up():
+            self.state = "failed"
+            self._tell("failed", self.give_up_text())
+        else:
+            self.state = "waiting_to_restart"
+            self.begin()
+        self._changed()
+
+    def start_error(self) -> NoaError:
+        """Why it cannot take work, as the error for executions that need it."""
+        if isinstance(self.error, AgentMismatchError):
+            return self.error
+        if self.error is not None and self._given_up():
+            return AgentStartError(self.give_up_text(), agent=self._declaration.name, **_without_agent(self.error))
+        return self.error or AgentStartError(f"agent '{self._declaration.name}' is {self.state}")
+
+    def give_up_text(self) -> str:
+        """Why it is failed."""
+        crashes = self._recent_crashes()
+        wait_s = max(0.0, crashes[0] + CRASH_WINDOW_S - time.monotonic()) if crashes else 0.0
+        return (
+            f"agent '{self._declaration.name}' failed {len(crashes)} times within {CRASH_WINDOW_S:.0f} s and is not "
+            f"started again for {wait_s:.0f} s. Last: {self.error.message if self.error else 'unknown'}"
+        )
+
+    async def _close(self, connection: AgentConnection, grace_s: float) -> None:
+        try:
+            await connection.close(grace_s=grace_s)
+        except Exception:  # foreign code: an agent kind of a plugin
+            log.exception("agent %s: closing it failed", self._name)
+
+    def _spawn(self, work: object) -> None:
+        task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _tell(self, state: str, detail: str) -> None:
+        self._emit(AgentEvent(self._declaration.name, self.index, state, detail, self.pid))  # type: ignore[arg-type]
+
+    def replace_health(self, health: AgentHealth) -> None:
+        """Remember what the agent now says of itself."""
+        self.health = replace(health)
+
+
+def _without_agent(error: NoaError) -> dict[str, object]:
+    return {key: value for key, value in error.parts.items() if key != "agent"}

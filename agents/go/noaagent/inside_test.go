@@ -19,7 +19,9 @@ import (
 // TestMain is an agent instead of the tests when it is told so: launches need a process of their own.
 func TestMain(m *testing.M) {
 	if os.Getenv("NOA_TEST_BE_AN_AGENT") != "" {
-		Exit(New("test", "1").WithEcho().Serve(context.Background()))
+		a := New("test", "1").WithEcho()
+		Handle(a, Action{Name: "spin"}, spin)
+		Exit(a.Serve(context.Background()))
 	}
 	os.Exit(m.Run())
 }

@@ -66,6 +66,7 @@ func (a *Agent) ServeLaunch(ctx context.Context, l Launch) error {
 	broken := make(chan error, 1)
 	go func() { broken <- server.Serve(listener) }()
 	go a.table.forgetEvery(base, forgetEveryOften)
+	go a.keepHeadroom(base)
 	go a.start(base)
 	err = a.live(ctx, l, broken)
 	if errors.Is(err, errDrained) {

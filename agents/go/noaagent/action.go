@@ -89,8 +89,10 @@ func decodeInput[In any](s Schema, raw []byte) (in In, err error) {
 	if err := json.Unmarshal(checked, &in); err != nil {
 		return in, decodingError(err)
 	}
-	if v, ok := any(&in).(Validator); ok {
-		return in, v.Validate()
+	for _, form := range []any{&in, in} { // In may be a struct, whose pointer has all methods, or a pointer
+		if v, ok := form.(Validator); ok {
+			return in, v.Validate()
+		}
 	}
 	return in, nil
 }

@@ -3,6 +3,7 @@ package noaagent_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -217,6 +218,16 @@ func TestMissingIdsAreInvalidArguments(t *testing.T) {
 	for _, req := range []*agentpb.CancelRequest{{}, byRun(""), byExecution("")} {
 		if _, err := r.Client.Cancel(agenttest.Context(t), req); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("Cancel(%v): got %v, want INVALID_ARGUMENT", req, err)
+		}
+	}
+}
+
+func TestMessagesAboveFourMebibytesAreRefused(t *testing.T) {
+	r := start(t, nil)
+	for size, want := range map[int]codes.Code{4<<20 - 1000: codes.OK, 4<<20 + 1: codes.ResourceExhausted} {
+		req := agenttest.Request(t, fmt.Sprint(size), "echo", strings.Repeat("x", size))
+		if _, err := execute(t, r, req).Recv(); status.Code(err) != want {
+			t.Errorf("%d bytes: got %v, want %v", size, err, want)
 		}
 	}
 }

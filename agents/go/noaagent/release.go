@@ -26,7 +26,7 @@ func (a *Agent) releaseRun(ctx context.Context, runID string, verdict Fail, grac
 		slog.Error("run not released", "run", runID, "error", err)
 		return 0, status.Errorf(codes.Internal, "run %q is not released: %s. Cancel it again", runID, err)
 	}
-	slog.Info("run released", "run", runID, "executions", cancelled, "held", released)
+	slog.Debug("run released", "run", runID, "executions", cancelled, "held", released)
 	return cancelled + released, nil
 }
 

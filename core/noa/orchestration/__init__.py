@@ -1,7 +1,7 @@
 """Turns agent declarations into supervised pools, and assignments into outcomes.
 
-Owns processes, sockets, gRPC channels and resource grants; knows nothing of workflows, stages or the journal. Importing it
-does not import grpc: the first sidecar or remote agent does.
+Owns processes, sockets, gRPC channels and resource grants; knows nothing of workflows, stages or the journal. Importing
+it does not import grpc: the first sidecar or remote agent does.
 """
 
 from noa.orchestration.factory import AgentFactory

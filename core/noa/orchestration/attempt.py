@@ -20,8 +20,8 @@ __all__ = ["Attempt"]
 class Attempt:
     """One `AgentFactory.execute` that goes on.
 
-    A verdict (cancelled, timed out) ends it: the agent is told, and `force` takes the attempt away from it where it does
-    not obey. `execute` then answers with the verdict, whatever the agent said.
+    A verdict (cancelled, timed out) ends it: the agent is told, and `force` takes the attempt away from it where it
+    does not obey. `execute` then answers with the verdict, whatever the agent said.
 
     Attributes:
         connection: The replica's connection that works on it; None while it queues.

@@ -1,4 +1,4 @@
-"""The agent factory: takes an assignment through resources, a slot and the agent, and always comes back with an outcome."""
+"""The agent factory: takes an assignment through resources, a slot and the agent, and comes back with an outcome."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ class AgentFactory:
     async def execute(self, assignment: Assignment, observe: Observe) -> Outcome:
         """Take an attempt through its whole life: resources, a slot, the agent's start where needed, the work.
 
-        Never raises for anything that an agent or a resource does; that is a Failure. `timeouts.queue_ms` limits the wait
-        before the work, `execution_ms` the work, `heartbeat_ms` the agent's silence; `total_ms`, over all attempts, is the
-        engine's.
+        Never raises for anything that an agent or a resource does; that is a Failure. `timeouts.queue_ms` limits the
+        wait before the work, `execution_ms` the work, `heartbeat_ms` the agent's silence; `total_ms`, over all
+        attempts, is the engine's.
 
         Raises:
             asyncio.CancelledError: The task was cancelled. Resources and slot are given back; the agent was not told.

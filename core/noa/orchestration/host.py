@@ -43,7 +43,7 @@ def _cgroup_folders(root: Path) -> list[Path]:
     mount = root / "sys/fs/cgroup"
     found: list[Path] = []
     for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers == "":
             bases = [mount, mount / "unified"]
         elif {"cpu", "memory"} & set(controllers.split(",")):

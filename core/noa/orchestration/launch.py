@@ -54,7 +54,10 @@ def find_command(declaration: AgentDeclaration) -> list[str] | str:
     search = sidecar_environment(declaration, os.environ).get("PATH", os.defpath)
     found = shutil.which(program, path=search)
     if found is None:
-        return f"agent '{name}': the command '{program}' was not found in PATH ({search}): install it, or give its full path"
+        return (
+            f"agent '{name}': the command '{program}' was not found in PATH ({search}): "
+            "install it, or give its full path"
+        )
     return [found, *arguments]
 
 
@@ -111,17 +114,20 @@ def _fits(path: Path) -> bool:
 class SidecarProcess:
     """A child process in its own session, whose stdin stays open as long as the engine lives.
 
+    Make one with `launch`.
+
     Attributes:
         pid: Of the process, which leads its process group.
         output: What it printed.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, output: OutputLog) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, stdin: int, pump: _Pump, output: OutputLog) -> None:
         self.pid = process.pid
         self.output = output
         self._process = process
-        self._exit = asyncio.get_running_loop().create_task(self._wait(), name=f"wait for {process.pid}")
-        self._pump = asyncio.get_running_loop().create_task(self._read(), name=f"output of {process.pid}")
+        self._stdin: int | None = stdin
+        self._pump = pump
+        self._exit = asyncio.get_running_loop().create_task(process.wait(), name=f"wait for {process.pid}")
 
     @classmethod
     async def launch(
@@ -132,25 +138,30 @@ class SidecarProcess:
         Raises:
             AgentStartError: The system refuses; nothing runs.
         """
+        # Pipes of our own: asyncio's would wait for a grandchild that keeps them open.
+        stdin, stdin_end = os.pipe()
+        output_end, printed = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                cwd=cwd,
-                env=env,
-                start_new_session=True,
+                *command, stdin=stdin, stdout=printed, stderr=printed, cwd=cwd, env=env, start_new_session=True
             )
         except (OSError, ValueError) as error:
+            os.close(stdin_end)
+            os.close(output_end)
+            output.close()
             raise AgentStartError(
                 f"{command[0]} cannot be started: {error}. Check that it is a program for this machine", permanent=True
             ) from error
-        return cls(process, output)
+        finally:
+            os.close(stdin)
+            os.close(printed)
+        pump = _Pump(output)
+        await asyncio.get_running_loop().connect_read_pipe(lambda: pump, os.fdopen(output_end, "rb", 0))
+        return cls(process, stdin_end, pump, output)
 
     @property
     def exited(self) -> asyncio.Task[int]:
-        """Ends with the exit status (negative: the signal) as soon as the process does. Await it shielded."""
+        """Ends with the exit status (negative: the signal) as soon as the process does. Never cancel it."""
         return self._exit
 
     def describe_exit(self) -> str:
@@ -165,8 +176,8 @@ class SidecarProcess:
         return f"was killed by signal {-status}"
 
     async def drained(self) -> None:
-        """Wait until all that it printed was read, at most a quarter of a second after its end."""
-        await asyncio.wait([self._pump], timeout=0.25)
+        """Wait until all that it printed was read, at most a quarter of a second."""
+        await asyncio.wait([self._pump.ended], timeout=0.25)
 
     async def end(self, grace_s: float) -> None:
         """SIGTERM, wait for the grace, then SIGKILL to the whole group; the process is reaped. Idempotent."""
@@ -177,12 +188,11 @@ class SidecarProcess:
         self._kill_group()
         if not self._exit.done():
             await asyncio.wait([self._exit], timeout=_KILL_WAIT_S)
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        if self._stdin is not None:
+            os.close(self._stdin)
+            self._stdin = None
         await self.drained()
-        self._pump.cancel()
-        await asyncio.wait([self._pump])
-        self._process._transport.close()  # type: ignore[attr-defined]  # a grandchild may hold the pipe open for ever
+        self._pump.close()
         self.output.close()
 
     def _signal(self, number: signal.Signals) -> None:
@@ -193,12 +203,25 @@ class SidecarProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
-    async def _wait(self) -> int:
-        return await self._process.wait()
 
-    async def _read(self) -> None:
-        stream = self._process.stdout
-        if stream is None:
-            return
-        while chunk := await stream.read(1 << 16):
-            self.output.write(chunk)
+class _Pump(asyncio.Protocol):
+    """Takes what a process prints."""
+
+    def __init__(self, output: OutputLog) -> None:
+        self._output = output
+        self._transport: asyncio.BaseTransport | None = None
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._output.write(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()

@@ -185,9 +185,10 @@ class Pool:
     def _least_loaded(self) -> Supervisor | None:
         best = None
         for replica in self.replicas:
-            if replica.connection is not None and self._free(replica):
-                if best is None or replica.in_flight < best.in_flight:
-                    best = replica
+            if replica.connection is None or not self._free(replica):
+                continue
+            if best is None or replica.in_flight < best.in_flight:
+                best = replica
         return self._use(best) if best is not None else None
 
     def _free(self, replica: Supervisor) -> bool:

@@ -3,9 +3,9 @@
 `ResourceLedger` decides; it does no I/O, reads no clock and needs no event loop except in `acquire`. The rule:
 
 * Waiting tickets are looked at by priority (higher first), then by arrival.
-* A ticket is granted when all of its demands fit **and** no ticket before it waits for a resource that it uses. So small
-  tickets pass a large one only where they cannot delay it, and holding one resource while waiting for another, the seed of
-  every deadlock, does not exist.
+* A ticket is granted when all of its demands fit **and** no ticket before it waits for a resource that it uses. So
+  small tickets pass a large one only where they cannot delay it, and holding one resource while waiting for another,
+  the seed of every deadlock, does not exist.
 * A ticket that has seen `AGING_GRANTS` grants since it arrived goes before every priority. So nothing starves.
 """
 

@@ -6,9 +6,9 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any, Literal
 
 from noa.errors import AgentError, AgentMismatchError, AgentStartError, NoaError
 from noa.orchestration.status import AgentEvent, AgentState, ReplicaStatus
@@ -203,7 +203,7 @@ class Supervisor:
         self.state = "failed" if self._given_up() else "waiting_to_restart"
         self._tell(self.state, error.message)
         self._changed()
-        if self._persistent and self.state != "closed":
+        if self._persistent:
             self.begin()
 
     def _lost(self, connection: AgentConnection, reason: str) -> None:
@@ -245,17 +245,13 @@ class Supervisor:
         except Exception:  # foreign code: an agent kind of a plugin
             log.exception("agent %s: closing it failed", self._name)
 
-    def _spawn(self, work: object) -> None:
-        task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    def _tell(self, state: str, detail: str) -> None:
-        self._emit(AgentEvent(self._declaration.name, self.index, state, detail, self.pid))  # type: ignore[arg-type]
-
-    def replace_health(self, health: AgentHealth) -> None:
-        """Remember what the agent now says of itself."""
-        self.health = replace(health)
+    def _tell(self, state: AgentState | Literal["lost"], detail: str) -> None:
+        self._emit(AgentEvent(self._declaration.name, self.index, state, detail, self.pid))
 
 
 def _without_agent(error: NoaError) -> dict[str, object]:

@@ -348,7 +348,7 @@ def _exhausted(details: str, text: str, what: str) -> Failure:
     amount = f"of {size:,} bytes " if size is not None else ""
     return Failure(
         "PAYLOAD_TOO_LARGE",
-        f"{what}: a message {amount}is larger than the limit of {limit:,} bytes. Values above {INLINE_LIMIT_BYTES:,} bytes "
-        "must be artifacts (agents/CONTRACT.md, Artifacts)",
+        f"{what}: a message {amount}is larger than the limit of {limit:,} bytes. Values above "
+        f"{INLINE_LIMIT_BYTES:,} bytes must be artifacts (agents/CONTRACT.md, Artifacts)",
         details={"limit_bytes": limit, **({"size_bytes": size} if size is not None else {})},
     )

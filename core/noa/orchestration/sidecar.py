@@ -1,0 +1,153 @@
+"""The connection to an agent that is a child process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shlex
+
+import grpc.aio
+
+from noa.errors import AgentMismatchError, AgentStartError, NoaError
+from noa.orchestration.capture import OutputLog
+from noa.orchestration.grpc_connection import GrpcConnection, channel_options
+from noa.orchestration.launch import Listen, SidecarProcess, choose_listen, find_command, sidecar_environment
+from noa.orchestration.wire import PROTOCOL_VERSION
+from noa.plugin import AgentContext, AgentDeclaration, AgentHealth
+
+__all__ = ["SidecarConnection"]
+
+_EXIT_USAGE = 64
+"""With it a sidecar says that it does not speak the engine's version of the contract."""
+
+_POLL_FIRST_S = 0.01
+_POLL_S = 0.05
+
+
+class SidecarConnection(GrpcConnection):
+    """Launches a process, waits until Health says serving, watches it, and ends it with everything that it started."""
+
+    def __init__(self, declaration: AgentDeclaration, replica: int, context: AgentContext) -> None:
+        super().__init__(declaration, replica, context)
+        self._process: SidecarProcess | None = None
+        self._listen: Listen | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process."""
+        return self._process.pid if self._process is not None else None
+
+    async def start(self) -> AgentHealth:
+        """Launch the process and wait until it serves.
+
+        Raises:
+            AgentStartError: It never served; nothing is left running. The message has its exit status and last lines.
+        """
+        try:
+            process = await self._launch()
+            ready = asyncio.get_running_loop().create_task(self._ready())
+            try:
+                await asyncio.wait([ready, process.exited], return_when=asyncio.FIRST_COMPLETED)
+                if not ready.done():
+                    await process.drained()
+                    raise self._exited_early(process)
+                health = await self._serving(ready, process)
+            finally:
+                ready.cancel()
+                await asyncio.wait([ready])
+        except BaseException:
+            await self.close(grace_s=0.0)
+            raise
+        process.exited.add_done_callback(lambda _: self._spawn(self._exited(process)))
+        self._watch()
+        return health
+
+    async def close(self, *, grace_s: float = 5.0) -> None:
+        """End the process and its group: SIGTERM, the grace, SIGKILL. Idempotent."""
+        self._closed = True
+        process, self._process = self._process, None
+        if process is not None:
+            await process.end(grace_s)
+        await super().close(grace_s=grace_s)
+        if self._listen is not None:
+            self._listen.remove()
+
+    async def _launch(self) -> SidecarProcess:
+        declaration, context = self._declaration, self._context
+        command = find_command(declaration)
+        if isinstance(command, str):
+            raise AgentStartError(command, agent=self._name, permanent=True)
+        label = f"{self._name}-{self._replica}"
+        self._listen = choose_listen(context.runtime_dir, label, tcp=declaration.options.get("listen") == "tcp")
+        token = secrets.token_urlsafe(32)
+        env = sidecar_environment(declaration, os.environ) | {
+            "NOA_AGENT_LISTEN": self._listen.address,
+            "NOA_AGENT_TOKEN": token,
+            "NOA_AGENT_PROTOCOL": str(PROTOCOL_VERSION),
+        }
+        output = OutputLog(context.log_dir / f"{label}.log")
+        self._process = await SidecarProcess.launch(command, env, declaration.cwd, output)
+        self._token = token
+        return self._process
+
+    async def _ready(self) -> AgentHealth:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._declaration.start_timeout_s
+        assert self._listen is not None
+        path, pause_s = self._listen.path, _POLL_FIRST_S
+        while path is not None and not path.exists():
+            if loop.time() > deadline:
+                raise AgentStartError(f"agent '{self._name}' did not listen on NOA_AGENT_LISTEN={self._listen.address}")
+            await asyncio.sleep(pause_s)
+            pause_s = min(_POLL_S, pause_s * 1.5)
+        self._open(grpc.aio.insecure_channel(self._listen.address, options=channel_options()), self._token)
+        return await self._until_serving(deadline, deadline)
+
+    async def _serving(self, ready: asyncio.Task[AgentHealth], process: SidecarProcess) -> AgentHealth:
+        """The health that was waited for, or why there is none, with what the process printed."""
+        try:
+            return await ready
+        except AgentStartError as error:
+            limit_s = self._declaration.start_timeout_s
+            advice = (
+                ""
+                if isinstance(error, AgentMismatchError)
+                else (f". It has {limit_s:g} s to say SERVING (start_timeout_s). {process.output.describe()}")
+            )
+            raise type(error)(f"{error.message}{advice}", **error.parts) from error
+        except NoaError as error:
+            raise type(error)(f"{error.message}. {process.output.describe()}", **error.parts) from error
+
+    def _exited_early(self, process: SidecarProcess) -> AgentStartError:
+        lines = process.output.last_lines()
+        text = f"{process.describe_exit()} before it was ready. {process.output.describe()}"
+        if process.exited.result() == _EXIT_USAGE and any("protocol" in line.lower() for line in lines):
+            return AgentMismatchError(
+                f"agent '{self._name}' does not speak protocol {PROTOCOL_VERSION} of the agent contract: it {text}",
+                agent=self._name,
+                permanent=True,
+            )
+        by_hand = shlex.join(self._declaration.command)
+        return AgentStartError(
+            f"agent '{self._name}' {text}\nTo see it by hand: NOA_AGENT_LISTEN=127.0.0.1:50051 NOA_AGENT_TOKEN=x "
+            f"NOA_AGENT_PROTOCOL={PROTOCOL_VERSION} {by_hand}",
+            agent=self._name,
+            exit_status=process.exited.result(),
+        )
+
+    async def _exited(self, process: SidecarProcess) -> None:
+        await process.drained()
+        self._lose(f"its process {process.describe_exit()}. {process.output.describe()}")
+
+    async def _alive(self) -> bool:
+        process = self._process
+        if process is None:
+            return False
+        # A stream breaks a moment before the end of its process is seen.
+        await asyncio.wait([process.exited], timeout=0.05)
+        if process.exited.done():
+            await process.drained()
+            self._lose(f"its process {process.describe_exit()}. {process.output.describe()}")
+            return False
+        return await super()._alive()

@@ -14,10 +14,7 @@ import (
 	"github.com/noa-workflow/noa/agents/go/noaagent/ready"
 )
 
-const (
-	defaultTimeout = 30 * time.Second
-	probeEvery     = 50 * time.Millisecond
-)
+const defaultTimeout = 30 * time.Second
 
 // Service is a program to run beside the run.
 type Service struct {
@@ -53,31 +50,14 @@ func (p *process) awaitReady(ctx context.Context) error {
 	if p.service.TimeoutS > 0 {
 		timeout = time.Duration(p.service.TimeoutS * float64(time.Second))
 	}
-	began, last := time.Now(), error(nil)
-	limited, stop := context.WithTimeout(ctx, timeout)
-	defer stop()
-	for {
-		if last = p.service.Ready.Probe(limited, time.Since(began)); last == nil && p.Fate() == "running" {
-			return nil
-		}
-		select {
-		case <-p.Exited:
-			return p.notReady("ended before it was ready: " + p.Fate())
-		case <-limited.Done():
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return p.notReady(fmt.Sprintf("is not ready after %v: %v", timeout, last))
-		case <-time.After(probeEvery):
-		}
+	err := p.service.Ready.Await(ctx, timeout, p.Exited)
+	if err == nil || ctx.Err() != nil {
+		return err
 	}
-}
-
-func (p *process) notReady(why string) error {
 	lines := p.Tail()
 	return noaagent.Fail{
 		Code: "SERVICE_NOT_READY", Retryable: true,
-		Message: fmt.Sprintf("service %q %s. Its last log lines:\n%s", p.service.Name, why, lines),
+		Message: fmt.Sprintf("service %q: %v (%s). Its last log lines:\n%s", p.service.Name, err, p.Fate(), lines),
 		Details: map[string]any{"service": p.service.Name, "last_lines": lines},
 	}
 }

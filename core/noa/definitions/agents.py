@@ -1,0 +1,107 @@
+"""Agents that tasks name: known or not, reachable or not, and what they can do as far as that is known beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from noa.definitions.models import AgentModel
+from noa.definitions.problems import known, place
+from noa.definitions.source import NodePath, Source
+from noa.errors import Problem
+from noa.model.plan import AgentSpec
+from noa.plugin.interfaces import ActionInfo, AgentDeclaration
+from noa.plugin.registry import Registry
+
+__all__ = ["AgentChecks", "agent_declaration", "agent_spec"]
+
+
+def agent_spec(name: str, model: AgentModel, source: Source) -> AgentSpec:
+    """An agent that the definition declares, as the plan keeps it."""
+    replicas = model.replicas
+    options: dict[str, Any] = {
+        "capacity": model.capacity,
+        "min_replicas": replicas.min if replicas else None,
+        "max_replicas": replicas.max if replicas else None,
+        "start_timeout_s": model.start_timeout / 1000 if model.start_timeout else None,
+        "env": model.env or None,
+        "resources": model.resources or None,
+    }
+    return AgentSpec(
+        name=name,
+        command=tuple(model.command or ()),
+        addresses=tuple(model.address or ()),
+        options={key: value for key, value in options.items() if value is not None},
+        position=source.position(("workflow", "agents", name), key=True),
+    )
+
+
+def agent_declaration(spec: AgentSpec) -> AgentDeclaration:
+    """The declaration of an agent of a definition: a sidecar where it has a command, else remote."""
+    return AgentDeclaration(
+        name=spec.name,
+        kind="sidecar" if spec.command else "remote",
+        command=spec.command,
+        addresses=spec.addresses,
+        description="declared by the definition",
+        **spec.options,
+    )
+
+
+@dataclass(slots=True)
+class AgentChecks:
+    """Checks the agents and actions of one document; each agent is asked once."""
+
+    source: Source
+    registry: Registry
+    problems: list[Problem]
+    specs: Mapping[str, AgentSpec]
+    _actions: dict[str, Mapping[str, ActionInfo] | None] = field(default_factory=dict)
+
+    def check(self, agent: str, action: str, path: NodePath) -> ActionInfo | None:
+        """What is known of an action that the task at `path` asks for; None where nothing is."""
+        if agent not in self._actions:
+            self._actions[agent] = self._describe(agent, path)
+        elif agent not in self.specs and agent not in self.registry.agents:
+            self._unknown(agent, path)
+        actions = self._actions[agent]
+        if actions is None:
+            return None
+        if action not in actions:
+            message = f"{place(self.source, path)}agent '{agent}' has no action '{action}'. {known(action, actions)}"
+            self.problems.append(self.source.problem("UNKNOWN_ACTION", message, (*path, "action")))
+        return actions.get(action)
+
+    def _unknown(self, agent: str, path: NodePath) -> None:
+        every = [*self.specs, *self.registry.agents]
+        message = f"{place(self.source, path)}agent '{agent}' is not known. {known(agent, every)}"
+        hint = "Install the plugin that brings it, or declare it under 'agents'."
+        self.problems.append(self.source.problem("UNKNOWN_AGENT", message, (*path, "agent"), hint=hint))
+
+    def _describe(self, agent: str, path: NodePath) -> Mapping[str, ActionInfo] | None:
+        spec = self.specs.get(agent)
+        declaration = agent_declaration(spec) if spec else self.registry.agents.get(agent)
+        if declaration is None:
+            self._unknown(agent, path)
+            return None
+        at: NodePath = ("workflow", "agents", agent) if spec else (*path, "agent")
+        kind = self.registry.agent_kinds.get(declaration.kind)
+        if kind is None:
+            message = f"agent '{agent}': kind '{declaration.kind}' is not known. "
+            message += known(declaration.kind, self.registry.agent_kinds)
+            self.problems.append(self.source.problem("UNKNOWN_AGENT_KIND", message, at, key=spec is not None))
+            return None
+        try:
+            wrong = kind.check(declaration)
+            health = None if wrong else kind.describe(declaration)
+        except Exception as error:  # foreign code: a plugin's agent kind, or the agent's own module
+            wrong, health = f"{type(error).__name__}: {error}", None
+        if wrong:
+            below: NodePath = (*at, "command" if spec and spec.command else "address") if spec else at
+            origin = f" (plugin '{declaration.plugin}')" if declaration.plugin else ""
+            message = f"agent '{agent}'{origin} cannot be used: {wrong}"
+            self.problems.append(self.source.problem("AGENT_UNUSABLE", message, below))
+        if health is None or not health.actions:
+            return None
+        return {info.name: info for info in health.actions}

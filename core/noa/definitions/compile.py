@@ -1,0 +1,497 @@
+"""Validated models to a `Plan`: names become indexes and edges, text becomes expressions, defaults are filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, TypeAlias
+
+import msgspec
+from pydantic import BaseModel
+
+from noa.definitions.agents import AgentChecks, agent_spec
+from noa.definitions.cycles import WaitGraph, cycle_problems
+from noa.definitions.drafts import PLACEHOLDER, StageDraft
+from noa.definitions.inputs import compile_inputs
+from noa.definitions.models import ExpressionText, Scope, TaskModel, WorkflowModel, check_name
+from noa.definitions.problems import known, place
+from noa.definitions.recovery_lists import compile_recovery
+from noa.definitions.resources import check_demands
+from noa.definitions.scopes import STAGE_NAMES, TASK_NAMES, ExpressionCompiler, Place, StageNames
+from noa.definitions.source import NodePath, Source
+from noa.definitions.unsupported import refuse_unsupported
+from noa.errors import Problem
+from noa.model.plan import (
+    BlockTemplate,
+    Dependency,
+    Edge,
+    Expression,
+    Interpolation,
+    Plan,
+    Position,
+    Reference,
+    StagePlan,
+    StrategySpec,
+    TaskPlan,
+    Template,
+    Timeouts,
+)
+from noa.plugin.interfaces import ActionInfo, TemplateSpec
+from noa.plugin.registry import Registry
+
+__all__ = ["ChildLoader", "Compiled", "compile_plan"]
+
+ChildLoader: TypeAlias = Callable[[str, NodePath], "tuple[str, Plan | None]"]
+"""Loads the sub-workflow that a task at a path names: its key in `Plan.children`, and the plan or None with problems."""
+
+
+@dataclass(slots=True)
+class Compiled:
+    """A plan, and what further checks want to know of it: the manifest's entry of each task by `(stage, template, index)`."""
+
+    plan: Plan
+    actions: dict[tuple[str, str, int], ActionInfo]
+    paths: dict[tuple[str, str, int], NodePath]
+
+
+def compile_plan(
+    source: Source,
+    workflow: WorkflowModel,
+    drafts: Sequence[StageDraft],
+    *,
+    registry: Registry,
+    host_resources: Mapping[str, float] | None,
+    children: ChildLoader,
+    problems: list[Problem],
+) -> Compiled:
+    """Compile one document. Every mistake is added to `problems`; the plan is usable where none is an error."""
+    return _Compiler(source, workflow, drafts, registry, host_resources, children, problems).run()
+
+
+@dataclass(slots=True)
+class _Task:
+    """A task on its way: its place, its model, and the tasks that its expressions read."""
+
+    name: str
+    path: NodePath
+    model: TaskModel
+    reads: dict[Reference, Position] = field(default_factory=dict)
+
+
+class _Compiler:
+    def __init__(
+        self,
+        source: Source,
+        workflow: WorkflowModel,
+        drafts: Sequence[StageDraft],
+        registry: Registry,
+        host_resources: Mapping[str, float] | None,
+        children: ChildLoader,
+        problems: list[Problem],
+    ) -> None:
+        self.source = source
+        self.workflow = workflow
+        self.registry = registry
+        self.host = host_resources
+        self.load_child = children
+        self.problems = problems
+        self.children: dict[str, Plan] = {}
+        self.drafts: dict[str, StageDraft] = {}
+        self.tasks: dict[tuple[str, str], list[_Task]] = {}
+        self.indexes: dict[tuple[str, str], dict[str, int]] = {}
+        self.names: dict[str, StageNames] = {}
+        self.graph = WaitGraph()
+        self.nodes: dict[tuple[str, str], int] = {}
+        self.actions: dict[tuple[str, str, int], ActionInfo] = {}
+        self.paths: dict[tuple[str, str, int], NodePath] = {}
+        self.specs = {name: agent_spec(name, model, source) for name, model in workflow.agents.items()}
+        self.agents = AgentChecks(source, registry, problems, self.specs)
+        self._collect(drafts)
+        self.inputs = compile_inputs(source, workflow, problems)
+        declared = {name: spec.schema for name, spec in self.inputs.items()} if workflow.inputs else None
+        self.expressions = ExpressionCompiler(source, problems, declared, self.names)
+        for draft in drafts:
+            for spec in draft.specs:
+                self.expressions.extra |= frozenset(spec.scope)
+
+    def run(self) -> Compiled:
+        workflow, source = self.workflow, self.source
+        refuse_unsupported(source, workflow, self.problems)
+        outputs = {
+            name: self.expressions.template(value, ("workflow", "outputs", name), Place(STAGE_NAMES))
+            for name, value in workflow.outputs.items()
+        }
+        stages = {name: self._stage(draft) for name, draft in self.drafts.items()}
+        self.problems += cycle_problems(source, self.graph)
+        stages = _with_dependents(stages)
+        pools = dict(workflow.resources)
+        check_demands(source, stages, self.paths, pools, self.host, self.problems)
+        plan = Plan(
+            name=workflow.name,
+            version=workflow.version,
+            source_name=source.name,
+            source=source.text,
+            sha256=source.sha256,
+            stages=stages,
+            inputs=self.inputs,
+            open_inputs=not workflow.inputs,
+            outputs=outputs,
+            agents=self.specs,
+            resources=pools,
+            recovery=self._recovery(workflow.recovery, ("workflow", "recovery")),
+            max_parallel=workflow.max_parallel,
+            timeout_ms=workflow.timeout,
+            children=self.children,
+            mode=workflow.mode,
+            description=workflow.description,
+        )
+        return Compiled(plan, self.actions, self.paths)
+
+    # --- names -----------------------------------------------------------------------------------------------
+
+    def _collect(self, drafts: Sequence[StageDraft]) -> None:
+        """Learn every name first, so that anything may refer to anything."""
+        for draft in drafts:
+            if draft.name in self.drafts:
+                first = self.source.position((*self.drafts[draft.name].path, "name"))
+                line = f"; first in line {first.line}" if first.line else ""
+                self._add("DUPLICATE_NAME", (*draft.path, "name"), f"two stages are named '{draft.name}'{line}")
+                continue
+            self.drafts[draft.name] = draft
+            every: set[str] = set()
+            for spec in draft.specs:
+                every.update(self._collect_tasks(draft, spec))
+            self.names[draft.name] = StageNames(frozenset(every), draft.whole)
+
+    def _collect_tasks(self, draft: StageDraft, spec: TemplateSpec) -> dict[str, int]:
+        tasks: list[_Task] = []
+        index_of: dict[str, int] = {}
+        for index, model in enumerate(spec.tasks):
+            path = (*draft.path, *spec.path, index)
+            name = self._task_name(model, path)
+            if name in index_of:
+                first = self.source.position((*draft.path, *spec.path, index_of[name]))
+                line = f" (the first in line {first.line})" if first.line else ""
+                hint = "Give them names: 'name' is the action where it is not given." if model.name is None else ""
+                self._add("DUPLICATE_NAME", path, f"two tasks of the stage are named '{name}'{line}", hint=hint)
+            else:
+                index_of[name] = index
+            tasks.append(_Task(name, path, model))
+        self.tasks[draft.name, spec.name] = tasks
+        self.indexes[draft.name, spec.name] = index_of
+        return index_of
+
+    def _task_name(self, model: TaskModel, path: NodePath) -> str:
+        if model.name is not None:
+            return model.name
+        name = PurePosixPath(model.workflow).stem if model.workflow else model.action or ""
+        try:
+            return check_name(name)
+        except ValueError as error:
+            self._add(
+                "INVALID_NAME", path, f"the name of this task would be its action: {error}", hint="Give it a 'name'."
+            )
+            return name
+
+    # --- stages ----------------------------------------------------------------------------------------------
+
+    def _stage(self, draft: StageDraft) -> StagePlan:
+        model, path = draft.model, draft.path
+        begin = self._node(draft.name, "begin")
+        where = Place(STAGE_NAMES, draft.name)
+        depends_on = self._depends_on(draft, begin)
+        reads: dict[Reference, Position] = {}
+        when = self.expressions.condition(model.when, (*path, "when"), where) if model.when is not None else None
+        _add_reads(reads, when)
+        options = self._options(draft, reads)
+        for reference, at in reads.items():
+            self._stage_read(draft, begin, reference, at, depends_on)
+        if model.run_on != "success" and not model.depends_on:
+            message = (
+                f"run_on: {model.run_on} needs 'depends_on': it says which outcome of these stages starts this one"
+            )
+            self._add("MISSING_KEY", (*path, "run_on"), message)
+        templates = {spec.name: self._template(draft, spec) for spec in draft.specs}
+        return StagePlan(
+            name=draft.name,
+            type=model.type,
+            depends_on=tuple(depends_on),
+            when=when,
+            run_on=model.run_on,
+            fail_fast=model.fail_fast,
+            max_parallel=model.max_parallel,
+            recovery=self._recovery(model.recovery, (*path, "recovery")),
+            timeout_ms=model.timeout,
+            options=options,
+            templates=templates,
+            single=draft.kind.single if draft.kind else True,
+            position=self.source.position(path),
+        )
+
+    def _depends_on(self, draft: StageDraft, begin: int) -> dict[str, None]:
+        found: dict[str, None] = {}
+        for index, name in enumerate(draft.model.depends_on):
+            path = (*draft.path, "depends_on", index)
+            if name not in self.drafts:
+                self._add("UNKNOWN_STAGE", path, f"stage '{name}' is not known. {known(name, self.drafts)}")
+            elif name in found:
+                self._add("DUPLICATE_NAME", path, f"depends_on names '{name}' twice")
+            else:
+                found[name] = None
+                self.graph.wait(begin, self._node(name, "end"), path)
+        return found
+
+    def _stage_read(
+        self, draft: StageDraft, begin: int, reference: Reference, at: Position, depends_on: dict[str, None]
+    ) -> None:
+        """A stage whose own keys read another stage waits for it as a whole."""
+        other = reference.stage
+        if other is None:
+            return
+        self.graph.wait(begin, self._node(other, "end"), draft.path, at)
+        if other != draft.name and other not in self._ancestors(depends_on):
+            depends_on[other] = None
+
+    def _ancestors(self, names: Mapping[str, None]) -> set[str]:
+        found: set[str] = set()
+        pending = list(names)
+        while pending:
+            name = pending.pop()
+            if name not in found:
+                found.add(name)
+                pending.extend(n for n in self.drafts[name].model.depends_on if n in self.drafts)
+        return found
+
+    def _options(self, draft: StageDraft, reads: dict[Reference, Position]) -> dict[str, Any]:
+        if draft.options is None:
+            return {}
+        graphs = {(*draft.path, *spec.path) for spec in draft.specs}
+        made: dict[str, Any] = self._option(draft.options, draft.path, graphs, Place(STAGE_NAMES, draft.name))
+        _add_reads(reads, made)
+        return made
+
+    def _option(self, value: Any, path: NodePath, graphs: set[NodePath], where: Place) -> Any:
+        """A stage type's options as JSON with expressions compiled and task graphs left out."""
+        if isinstance(value, BaseModel):
+            made = {}
+            for name, info in type(value).model_fields.items():
+                below = (*path, info.alias or name)
+                if below in graphs:
+                    continue
+                extra = tuple(n for mark in info.metadata if isinstance(mark, Scope) for n in mark.names)
+                inner = Place((*where.names, *extra), where.stage) if extra else where
+                made[below[-1]] = self._option(getattr(value, name), below, graphs, inner)
+            return made
+        if isinstance(value, ExpressionText):
+            return self.expressions.condition(value, path, where)
+        if isinstance(value, list):
+            return [self._option(part, (*path, index), graphs, where) for index, part in enumerate(value)]
+        if isinstance(value, dict):
+            return {key: self._option(part, (*path, key), graphs, where) for key, part in value.items()}
+        return self.expressions.template(value, path, where)
+
+    # --- tasks -----------------------------------------------------------------------------------------------
+
+    def _template(self, draft: StageDraft, spec: TemplateSpec) -> BlockTemplate:
+        tasks = self.tasks[draft.name, spec.name]
+        index_of = self.indexes[draft.name, spec.name]
+        where = Place((*TASK_NAMES, *spec.scope), draft.name, index_of, draft.whole)
+        nodes = [self.graph.node(f"{draft.name}/{task.name}") for task in tasks]
+        begin, end = self._node(draft.name, "begin"), self._node(draft.name, "end")
+        self._announce(draft, spec, tasks, nodes)
+        plans: list[TaskPlan] = []
+        dependents: list[list[int]] = [[] for _ in tasks]
+        for index, task in enumerate(tasks):
+            self.graph.wait(nodes[index], begin)
+            self.graph.wait(end, nodes[index])
+            self.paths[draft.name, spec.name, index] = task.path
+            plan = self._task(draft, spec, index, task, where, nodes)
+            plans.append(plan)
+            for edge in plan.edges:
+                dependents[edge.index].append(index)
+        return BlockTemplate(spec.name, tuple(plans), tuple(tuple(d) for d in dependents))
+
+    def _announce(self, draft: StageDraft, spec: TemplateSpec, tasks: Sequence[_Task], nodes: Sequence[int]) -> None:
+        """Let tasks of other stages wait for these: also those that were compiled before."""
+        if draft.kind is None or not draft.kind.single:
+            return
+        for task, node in zip(tasks, nodes, strict=True):
+            alias = self.nodes.setdefault((draft.name, f"task:{task.name}"), node)
+            if alias != node:
+                self.graph.wait(alias, node)
+
+    def _task(
+        self, draft: StageDraft, spec: TemplateSpec, index: int, task: _Task, where: Place, nodes: Sequence[int]
+    ) -> TaskPlan:
+        model, path, defaults = task.model, task.path, self.workflow.defaults
+        when = self.expressions.condition(model.when, (*path, "when"), where) if model.when is not None else None
+        inputs = self.expressions.template(model.inputs, (*path, "inputs"), where)
+        _add_reads(task.reads, when)
+        _add_reads(task.reads, inputs)
+        edges = self._edges(draft, spec, index, task, nodes)
+        child = self._target(draft, spec, index, task)
+        recovery = self._recovery(model.recovery, (*path, "recovery"))
+        if recovery is None:
+            recovery = self._defaults_recovery()
+        given = model.model_fields_set
+        return TaskPlan(
+            name=task.name,
+            agent=model.agent or "",
+            action=model.action or "",
+            workflow=child,
+            inputs=inputs,
+            edges=edges,
+            depends_on=self._dependencies(draft, task, nodes[index]),
+            when=when,
+            resources={**defaults.resources, **model.resources},
+            timeouts=_timeouts(model, self.workflow),
+            recovery=recovery,
+            optional=model.optional if "optional" in given or defaults.optional is None else defaults.optional,
+            priority=model.priority if "priority" in given or defaults.priority is None else defaults.priority,
+            idempotent=model.idempotent if "idempotent" in given else defaults.idempotent,
+            position=self.source.position(path),
+        )
+
+    def _edges(
+        self, draft: StageDraft, spec: TemplateSpec, index: int, task: _Task, nodes: Sequence[int]
+    ) -> tuple[Edge, ...]:
+        index_of = self.indexes[draft.name, spec.name]
+        found: dict[int, Edge] = {}
+        for number, name in enumerate(task.model.needs):
+            path = (*task.path, "needs", number)
+            other = index_of.get(name)
+            if other is None:
+                if draft.whole:
+                    self._add("UNKNOWN_TASK", path, f"task '{name}' is not in this stage. {known(name, index_of)}")
+                continue
+            found[other] = Edge(other, "needs")
+            self.graph.wait(nodes[index], nodes[other], path)
+        if spec.chained and index > 0:
+            found.setdefault(index - 1, Edge(index - 1, "chain"))
+            self.graph.wait(nodes[index], nodes[index - 1], task.path)
+        for reference, at in task.reads.items():
+            if reference.stage in (None, draft.name):
+                other = index_of.get(reference.task)
+                if other is None:
+                    if reference.stage is not None:
+                        message = f"task '{reference.task}' of this stage is not in the same block"
+                        self._add("UNKNOWN_REFERENCE", task.path, message, at=at)
+                    continue
+                found.setdefault(other, Edge(other, "data"))
+                self.graph.wait(nodes[index], nodes[other], task.path, at)
+        return tuple(found[key] for key in sorted(found))
+
+    def _dependencies(self, draft: StageDraft, task: _Task, node: int) -> tuple[Dependency, ...]:
+        found: dict[Dependency, None] = {}
+        for reference, at in task.reads.items():
+            other = reference.stage
+            if other is None or other == draft.name:
+                continue
+            kind = self.drafts[other].kind
+            if kind is not None and kind.single:
+                found[Dependency(other, reference.task)] = None
+                self.graph.wait(node, self._node(other, f"task:{reference.task}"), task.path, at)
+            else:
+                found[Dependency(other)] = None
+                self.graph.wait(node, self._node(other, "end"), task.path, at)
+        return tuple(found)
+
+    def _target(self, draft: StageDraft, spec: TemplateSpec, index: int, task: _Task) -> str | None:
+        """Check what a task asks for; the key of its sub-workflow, where it is one."""
+        model = task.model
+        if model.workflow is not None:
+            key, plan = self.load_child(model.workflow, (*task.path, "workflow"))
+            if plan is not None:
+                self.children[key] = plan
+                self._child_inputs(plan, task)
+            return key
+        if model.agent and model.action and model.agent != PLACEHOLDER:
+            info = self.agents.check(model.agent, model.action, task.path)
+            if info is not None:
+                self.actions[draft.name, spec.name, index] = info
+        return None
+
+    def _child_inputs(self, plan: Plan, task: _Task) -> None:
+        """Inputs that a task gives to a sub-workflow must be declared there, and the required ones given."""
+        given = task.model.inputs
+        if not isinstance(given, dict) or plan.open_inputs:
+            return
+        for name in given:
+            if name not in plan.inputs:
+                message = f"workflow '{plan.name}' has no input '{name}'. {known(name, plan.inputs)}"
+                self._add("UNKNOWN_INPUT", (*task.path, "inputs", name), message, key=True)
+        for name, spec in plan.inputs.items():
+            if spec.required and name not in given:
+                self._add("MISSING_INPUT", (*task.path, "inputs"), f"workflow '{plan.name}' needs the input '{name}'")
+
+    # --- parts -----------------------------------------------------------------------------------------------
+
+    def _node(self, stage: str, kind: str) -> int:
+        if (stage, kind) not in self.nodes:
+            label = f"{stage}/{kind[5:]}" if kind.startswith("task:") else stage
+            self.nodes[stage, kind] = self.graph.node(label)
+        return self.nodes[stage, kind]
+
+    def _recovery(self, entries: list[Any] | None, path: NodePath) -> tuple[StrategySpec, ...] | None:
+        return compile_recovery(self.source, self.registry.recovery_strategies, entries, path, self.problems)
+
+    def _defaults_recovery(self) -> tuple[StrategySpec, ...] | None:
+        entries = self.workflow.defaults.recovery
+        if entries is None:
+            return None
+        if not hasattr(self, "_default_chain"):
+            self._default_chain = self._recovery(entries, ("workflow", "defaults", "recovery"))
+        return self._default_chain
+
+    def _add(
+        self,
+        code: str,
+        path: NodePath,
+        message: str,
+        *,
+        hint: str = "",
+        at: Position | None = None,
+        key: bool = False,
+    ) -> None:
+        text = place(self.source, path) + message
+        self.problems.append(self.source.problem(code, text, path, at=at, hint=hint, key=key))
+
+
+def _add_reads(reads: dict[Reference, Position], template: Template) -> None:
+    """Collect the references of a template with the place of the expression that reads them."""
+    if isinstance(template, Expression):
+        for reference in template.references:
+            reads.setdefault(reference, template.position)
+    elif isinstance(template, Interpolation):
+        for part in template.parts:
+            _add_reads(reads, part)
+    elif isinstance(template, dict):
+        for part in template.values():
+            _add_reads(reads, part)
+    elif isinstance(template, list):
+        for part in template:
+            _add_reads(reads, part)
+
+
+def _timeouts(model: TaskModel, workflow: WorkflowModel) -> Timeouts:
+    own, default = model.timeout, workflow.defaults.timeout
+    if own is None and default is None:
+        return _NO_TIMEOUTS
+
+    def pick(name: str) -> int | None:
+        value: int | None = getattr(own, name) if own is not None else None
+        return value if value is not None or default is None else getattr(default, name)
+
+    return Timeouts(pick("execution"), pick("heartbeat"), pick("queue"), pick("total"))
+
+
+_NO_TIMEOUTS = Timeouts()
+
+
+def _with_dependents(stages: Mapping[str, StagePlan]) -> dict[str, StagePlan]:
+    waiting: dict[str, list[str]] = {name: [] for name in stages}
+    for stage in stages.values():
+        for name in stage.depends_on:
+            waiting[name].append(stage.name)
+    return {n: msgspec.structs.replace(s, dependents=tuple(waiting[n])) if waiting[n] else s for n, s in stages.items()}

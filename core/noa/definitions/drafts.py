@@ -1,0 +1,181 @@
+"""Data to validated models, stage by stage. What is wrong is reported and left out, so that the rest is still checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from noa.definitions.models import DefinitionModel, StageModel, TaskModel, WorkflowModel
+from noa.definitions.problems import kind_of, known, model_problems, place
+from noa.definitions.source import NodePath, Source
+from noa.errors import Problem
+from noa.plugin.interfaces import StageType, TemplateSpec
+
+__all__ = ["PLACEHOLDER", "StageDraft", "read_stages", "read_workflow"]
+
+PLACEHOLDER = "?"
+"""Agent and action of a task whose own are wrong; such a task is not checked further."""
+
+_STAGES: NodePath = ("workflow", "stages")
+_COMMON_KEYS = tuple(StageModel.model_fields)
+
+
+@dataclass(slots=True)
+class StageDraft:
+    """A stage whose form was checked.
+
+    Attributes:
+        name: Its name, or a stand-in where that is wrong.
+        path: Where it stands.
+        model: Keys common to all stages.
+        kind: Its type; None where that is wrong.
+        options: The type's own keys; None where they are wrong.
+        specs: Its task graphs.
+        whole: Whether all its tasks are known; nobody is blamed for naming others where they are not.
+    """
+
+    name: str
+    path: NodePath
+    model: StageModel
+    kind: StageType | None = None
+    options: BaseModel | None = None
+    specs: Sequence[TemplateSpec] = field(default_factory=list)
+    whole: bool = False
+
+
+def read_workflow(source: Source, problems: list[Problem]) -> WorkflowModel | None:
+    """The workflow without its stages' contents; None where there is nothing that could be checked further."""
+    data = source.data
+    if not isinstance(data, dict):
+        problems.append(source.problem("WRONG_TYPE", f"expected a mapping with 'workflow', got {kind_of(data)}", ()))
+        return None
+    workflow = data.get("workflow")
+    # Stages are checked one by one; a copy without them keeps this cheap.
+    shallow: Any = data
+    if isinstance(workflow, dict) and isinstance(workflow.get("stages"), list) and workflow["stages"]:
+        shallow = data | {"workflow": workflow | {"stages": [None]}}
+    model = _validated(source, DefinitionModel, shallow, (), problems)
+    if model is not None:
+        return model.workflow
+    if not isinstance(workflow, dict):
+        return None
+    stand_in = {"name": "unnamed", "stages": [None]}
+    return _validated(source, WorkflowModel, stand_in | shallow["workflow"], ("workflow",), [])
+
+
+def read_stages(source: Source, types: Mapping[str, StageType], problems: list[Problem]) -> list[StageDraft]:
+    """The stages in the order of the file."""
+    stages = source.data["workflow"].get("stages") if isinstance(source.data.get("workflow"), dict) else None
+    if not isinstance(stages, list):
+        return []
+    found = (_read_stage(source, types, index, problems) for index in range(len(stages)))
+    return [draft for draft in found if draft is not None]
+
+
+def _read_stage(
+    source: Source, types: Mapping[str, StageType], index: int, problems: list[Problem]
+) -> StageDraft | None:
+    path = (*_STAGES, index)
+    raw = source.data["workflow"]["stages"][index]
+    if not isinstance(raw, dict):
+        problems.append(
+            source.problem("WRONG_TYPE", f"stage {index + 1}: expected a mapping, got {kind_of(raw)}", path)
+        )
+        return None
+    kind = _kind(source, types, raw, path, problems)
+    type_keys = _keys(kind.options) if kind else list(raw)
+    for key in raw:
+        if key not in _COMMON_KEYS and key not in type_keys:
+            message = f"{place(source, path)}unknown key '{key}'. {known(key, [*_COMMON_KEYS, *type_keys])}"
+            problems.append(source.problem("UNKNOWN_KEY", message, (*path, key), key=True))
+    common = {k: v for k, v in raw.items() if k in _COMMON_KEYS}
+    model = _validated(source, StageModel, common, path, problems)
+    if model is None:
+        stand_in = {"name": f"stage-{index + 1}", "type": "?"}
+        model = _validated(source, StageModel, stand_in | common, path, [])
+    if model is None:
+        return None
+    draft = StageDraft(model.name, path, model, kind)
+    if kind is not None:
+        _read_options(source, kind, {k: v for k, v in raw.items() if k in type_keys}, draft, problems)
+    return draft
+
+
+def _kind(
+    source: Source, types: Mapping[str, StageType], raw: dict[str, Any], path: NodePath, problems: list[Problem]
+) -> StageType | None:
+    name = raw.get("type")
+    if not isinstance(name, str):
+        return None  # the model reports it
+    if name not in types:
+        message = f"{place(source, path)}stage type '{name}' is not known. {known(name, types)}"
+        problems.append(source.problem("UNKNOWN_STAGE_TYPE", message, (*path, "type")))
+    return types.get(name)
+
+
+def _read_options(
+    source: Source, kind: StageType, raw: dict[str, Any], draft: StageDraft, problems: list[Problem]
+) -> None:
+    draft.options = _validated(source, kind.options, raw, draft.path, problems)
+    draft.whole = draft.options is not None
+    if draft.options is None:
+        draft.options = _validated(source, kind.options, raw, draft.path, [], again=True)
+    if draft.options is None:
+        return
+    try:
+        draft.specs = list(kind.templates(draft.options))
+    except Exception as error:  # foreign code: a plugin's stage type
+        draft.whole = False
+        message = f"{place(source, draft.path)}stage type '{kind.name}' cannot read its options: {error}"
+        problems.append(source.problem("STAGE_TYPE_FAILED", message, draft.path))
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [info.alias or name for name, info in model.model_fields.items()]
+
+
+def _validated(
+    source: Source, model: type[Any], raw: Any, path: NodePath, problems: list[Problem], *, again: bool = False
+) -> Any:
+    """The model, or None with its problems. With `again` what is wrong is left out until the rest fits."""
+    for _ in range(4):
+        try:
+            return model.model_validate(raw)
+        except ValidationError as error:
+            problems += model_problems(source, error, model, path)
+            if not again and path == ("workflow",):
+                again = True
+            if not again:
+                return None
+            raw = _pruned(raw, error)
+    return None
+
+
+def _pruned(raw: Any, error: ValidationError) -> Any:
+    """A copy without the parts that are wrong; a task that is wrong as a whole becomes a placeholder."""
+    copy = raw
+    for item in error.errors(include_url=False):
+        loc = item["loc"][:-1] if item["type"] == "missing" else item["loc"]
+        copy = _without(copy, tuple(loc))
+    return copy
+
+
+def _without(value: Any, loc: tuple[str | int, ...]) -> Any:
+    if isinstance(value, dict) and loc and loc[0] in value:
+        if len(loc) == 1:
+            return {k: v for k, v in value.items() if k != loc[0]}
+        return value | {loc[0]: _without(value[loc[0]], loc[1:])}
+    if isinstance(value, list) and loc and isinstance(loc[0], int) and loc[0] < len(value):
+        index = loc[0]
+        part = _stand_in(value[index], index) if len(loc) == 1 else _without(value[index], loc[1:])
+        return [*value[:index], part, *value[index + 1 :]]
+    return value
+
+
+def _stand_in(raw: Any, index: int) -> dict[str, Any]:
+    kept = {k: v for k, v in raw.items() if k in TaskModel.model_fields} if isinstance(raw, dict) else {}
+    name = next((kept[k] for k in ("name", "action") if isinstance(kept.get(k), str)), f"task-{index + 1}")
+    return kept | {"agent": PLACEHOLDER, "action": PLACEHOLDER, "name": name, "workflow": None}

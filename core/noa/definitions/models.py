@@ -1,0 +1,297 @@
+"""What a definition may say: one model for each kind of node. Descriptions become the editor's hover texts.
+
+The models know form only; what names mean is checked in `checks` and `compile`. Stage types use `TaskModel` and
+`ExpressionText` in their own option models.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from noa.definitions.quantities import DurationMs, Quantity
+
+__all__ = [
+    "AgentModel",
+    "DefaultsModel",
+    "DefinitionModel",
+    "ExpressionText",
+    "Name",
+    "Scope",
+    "StageModel",
+    "TaskList",
+    "TaskModel",
+    "TimeoutsModel",
+    "WorkflowModel",
+    "check_name",
+]
+
+_NAME = re.compile(r"^[\w.-]{1,100}$")
+_ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ExpressionText(str):
+    """Text that is one bare CEL expression, such as `inputs.count > 3`. The compiler replaces it by an `Expression`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls._validate, serialization=core_schema.to_string_ser_schema()
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string", "minLength": 1}, {"type": "boolean"}], "title": "CEL expression"}
+
+    @classmethod
+    def _validate(cls, value: Any) -> ExpressionText:
+        if isinstance(value, bool):
+            return cls("true" if value else "false")
+        if not isinstance(value, str):
+            raise PydanticCustomError("expression_type", "expected a CEL expression such as 'inputs.count > 3'")
+        if not value.strip():
+            raise PydanticCustomError("expression_empty", "expected a CEL expression, got empty text")
+        return cls(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Marks an option of a stage type: names that its expressions may use beside those of every stage.
+
+    Example: `until: Annotated[ExpressionText | None, Scope("previous", "index")] = None`.
+    """
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str) -> None:
+        object.__setattr__(self, "names", names)
+
+
+def check_name(value: str) -> str:
+    """The value, where it is a name: letters, digits, `_`, `-`, `.`; at most 100.
+
+    Raises:
+        PydanticCustomError: It is not.
+    """
+    if not _NAME.match(value):
+        raise PydanticCustomError(
+            "invalid_name",
+            "expected a name of letters, digits, '_', '-' and '.', at most 100 characters, got {got}",
+            {"got": repr(value if len(value) <= 110 else value[:100] + "…")},
+        )
+    return value
+
+
+Name = Annotated[str, AfterValidator(check_name), WithJsonSchema({"type": "string", "pattern": r"^[\w.-]{1,100}$"})]
+"""A name of a workflow, stage, task, agent, input or pool."""
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+def _task_inputs(value: Any) -> Any:
+    if value is None or isinstance(value, dict) or (isinstance(value, str) and "${{" in value):
+        return value
+    raise PydanticCustomError("inputs_type", "expected a mapping, or one expression ${{ … }} that gives one")
+
+
+def _timeouts(value: Any) -> Any:
+    return {"execution": value} if isinstance(value, (str, int, float)) and not isinstance(value, bool) else value
+
+
+def _addresses(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _replicas(value: Any) -> Any:
+    return {"min": value, "max": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Recovery = Annotated[list[Any], WithJsonSchema({"$ref": "#/$defs/Recovery"})]
+_LATER = "Parsed, and refused until a later version runs it. "
+
+
+class TimeoutsModel(_Model):
+    """Limits of a task. Durations such as '30s' or '2h', or seconds."""
+
+    execution: DurationMs | None = Field(None, description="From the start of an attempt to its result.")
+    heartbeat: DurationMs | None = Field(None, description="Longest silence of the agent while it works.")
+    queue: DurationMs | None = Field(None, description="Longest wait for resources and an agent.")
+    total: DurationMs | None = Field(None, description="Over all attempts.")
+
+
+TimeoutsField = Annotated[
+    TimeoutsModel,
+    BeforeValidator(_timeouts, json_schema_input_type=DurationMs | TimeoutsModel),
+]
+
+
+class TaskModel(_Model):
+    """One piece of work: an agent is asked for an action, or another workflow is run."""
+
+    name: Name | None = Field(None, description="Unique in its stage; the action (or the workflow's file) by default.")
+    agent: Text | None = Field(None, description="Agent that is asked.")
+    action: Text | None = Field(None, description="What the agent is asked for.")
+    workflow: Text | None = Field(None, description="Path of another definition to run, relative to this file.")
+    inputs: Annotated[
+        Any,
+        BeforeValidator(_task_inputs),
+        WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string", "pattern": r"\$\{\{"}]}),
+    ] = Field(
+        None,
+        description="Inputs of the action; ${{ }} holds CEL. Without it: the run's inputs and the outputs of all "
+        "tasks that this one depends on.",
+    )
+    needs: list[str] = Field(default_factory=list, description="Tasks of the same stage that must be done first.")
+    when: ExpressionText | None = Field(None, description="CEL; the task is skipped where it is false.")
+    resources: dict[Name, Quantity] = Field(
+        default_factory=dict, description="Demands, granted all at once: cpu (cores), memory (bytes), gpu, any pool."
+    )
+    timeout: TimeoutsField | None = Field(None, description="Limits; a bare duration limits one execution.")
+    recovery: Recovery | None = Field(None, description="Strategies for a failed attempt, tried in order.")
+    compensate: Any = Field(None, description=_LATER + "What undoes this task: {agent, action, inputs}.")
+    optional: bool = Field(False, description="Whether its failure counts as done with null outputs.")
+    approval: Any = Field(None, description=_LATER + "Who must approve before it starts.")
+    cache: Any = Field(None, description=_LATER + "{key, ttl}: outputs are taken from an earlier equal task.")
+    priority: int = Field(0, description="Higher goes first among tasks that could start.")
+    idempotent: bool | None = Field(None, description="Whether it may be done twice; by default as the agent says.")
+
+    @model_validator(mode="after")
+    def _agent_or_workflow(self) -> TaskModel:
+        if self.workflow is not None:
+            for key in ("agent", "action"):
+                if getattr(self, key) is not None:
+                    raise PydanticCustomError("task_kind", f"a task has 'workflow' or '{key}', not both")
+        elif self.agent is None and self.action is None:
+            raise PydanticCustomError("task_kind", "a task needs 'agent' and 'action', or 'workflow'")
+        elif self.agent is None or self.action is None:
+            key = "agent" if self.agent is None else "action"
+            raise PydanticCustomError("task_kind", f"missing key '{key}': a task needs 'agent' and 'action'")
+        return self
+
+
+TaskList = Annotated[list[TaskModel], Field(min_length=1)]
+"""Tasks in the options of a stage type."""
+
+
+class StageModel(_Model):
+    """A part of a workflow: a graph of tasks whose shape its type decides."""
+
+    name: Name = Field(description="Unique in the workflow.")
+    type: str = Field(description="A registered stage type.")
+    description: str = Field("", description="For people.")
+    depends_on: list[str] = Field(default_factory=list, description="Stages that must be done first.")
+    when: ExpressionText | None = Field(None, description="CEL; the stage is skipped where it is false.")
+    run_on: Literal["success", "failure", "always"] = Field(
+        "success", description="Which outcome of the stages that it depends on starts it."
+    )
+    fail_fast: bool = Field(True, description="Whether the first failure cancels the stage's other tasks.")
+    max_parallel: Annotated[int, Field(ge=1)] | None = Field(None, description="How many of its tasks may run at once.")
+    recovery: Recovery | None = Field(None, description="Strategies for its tasks that have none of their own.")
+    timeout: DurationMs | None = Field(None, description="Limit for the whole stage.")
+
+
+class ReplicasModel(_Model):
+    """How many replicas of an agent there may be."""
+
+    min: Annotated[int, Field(ge=0)] = Field(1, description="Kept going once needed.")
+    max: Annotated[int, Field(ge=1)] = Field(1, description="Never more.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ReplicasModel:
+        if self.min > self.max:
+            raise PydanticCustomError("replicas", f"'min' is {self.min}, which is above 'max' {self.max}")
+        return self
+
+
+class AgentModel(_Model):
+    """An agent that only this definition uses: a program to start, or addresses to reach."""
+
+    command: Annotated[list[Text], Field(min_length=1)] | None = Field(None, description="Program and arguments.")
+    address: (
+        Annotated[
+            Annotated[list[Text], Field(min_length=1)],
+            BeforeValidator(_addresses, json_schema_input_type=str | list[str]),
+        ]
+        | None
+    ) = Field(None, description="host:port of each replica.")
+    capacity: Annotated[int, Field(ge=1)] | None = Field(None, description="Executions at once per replica.")
+    replicas: (
+        Annotated[ReplicasModel, BeforeValidator(_replicas, json_schema_input_type=int | ReplicasModel)] | None
+    ) = Field(None, description="How many processes.")
+    env: dict[str, str] = Field(default_factory=dict, description="Environment variables of the command.")
+    start_timeout: DurationMs | None = Field(None, description="From launch until it must be serving.")
+    resources: dict[Name, Quantity] = Field(default_factory=dict, description="Limits of the agent, such as memory.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> AgentModel:
+        if (self.command is None) == (self.address is None):
+            raise PydanticCustomError("agent_kind", "an agent has either 'command' or 'address'")
+        for name in self.env:
+            if not _ENV_NAME.match(name) or name.startswith("NOA_AGENT_"):
+                raise PydanticCustomError("agent_env", f"'{name}' cannot be set as an environment variable of an agent")
+        for address in self.address or ():
+            _, colon, port = address.rpartition(":")
+            if not address.startswith("unix:") and not (colon and port.isdecimal() and 0 < int(port) < 65536):
+                raise PydanticCustomError("agent_address", f"expected an address 'host:port', got '{address}'")
+        return self
+
+
+class DefaultsModel(_Model):
+    """What tasks have where they do not say it themselves."""
+
+    timeout: TimeoutsField | None = Field(None, description="Limits, each taken where a task does not give it.")
+    recovery: Recovery | None = Field(None, description="Chain of every task without one; nearer than a stage's.")
+    resources: dict[Name, Quantity] = Field(default_factory=dict, description="Demands, each where not given.")
+    optional: bool | None = Field(None, description="As in a task.")
+    priority: int | None = Field(None, description="As in a task.")
+    idempotent: bool | None = Field(None, description="As in a task.")
+
+
+class WorkflowModel(_Model):
+    """A workflow: stages, and what they share."""
+
+    name: Name = Field(description="Of the workflow.")
+    version: str = Field("", description='Of the workflow, in quotes: "1.0".')
+    description: str = Field("", description="For people.")
+    inputs: dict[Name, dict[str, Any]] = Field(
+        default_factory=dict, description="JSON Schema of each input; one with a 'default' need not be given."
+    )
+    outputs: dict[Name, Any] = Field(default_factory=dict, description="Outputs of a run; ${{ }} holds CEL.")
+    agents: dict[Name, AgentModel] = Field(default_factory=dict, description="Agents that only this workflow uses.")
+    resources: dict[Name, Quantity] = Field(default_factory=dict, description="Capacity of named pools.")
+    defaults: DefaultsModel = Field(default_factory=DefaultsModel, description="For all tasks.")
+    recovery: Recovery | None = Field(None, description="Strategies for tasks whose stage has none.")
+    on_failure: Literal["fail", "rollback"] = Field("fail", description="What a failed run does.")
+    timeout: DurationMs | None = Field(None, description="Limit for the run.")
+    max_parallel: Annotated[int, Field(ge=1)] | None = Field(None, description="How many tasks may run at once.")
+    mode: str = Field("auto", description="Mode of execution; only auto until a later version.")
+    alerts: Any = Field(None, description=_LATER + "Where alerts go.")
+    stages: Annotated[list[Any], Field(min_length=1), WithJsonSchema({"$ref": "#/$defs/Stages"})] = Field(
+        description="Stages; their order says nothing, depends_on does."
+    )
+
+
+class DefinitionModel(_Model):
+    """A file with one workflow."""
+
+    workflow: WorkflowModel = Field(description="The workflow.")

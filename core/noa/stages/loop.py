@@ -1,0 +1,132 @@
+"""`loop`: its tasks once for each item of a list, or while or until a condition holds. Always bounded.
+
+An iteration is a block; its key is its index. Its tasks run one after the other. In their scope are `index`, with `for_each`
+also `item`, and, where iterations run one at a time, `previous`: the outputs of the last iteration's tasks by name, null
+in the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from noa.definitions import ExpressionError, ExpressionText, Scope, TaskList
+from noa.model.events import Block
+from noa.plugin.interfaces import BlockView, Opening, StageType, StageView, TemplateSpec
+
+__all__ = ["DEFAULT_MAX_ITERATIONS", "LoopOptions", "LoopStage"]
+
+DEFAULT_MAX_ITERATIONS = 10_000
+"""Bound of a `for_each` that gives none."""
+
+
+class LoopOptions(BaseModel):
+    """Keys of a loop stage: exactly one of `for_each`, `while`, `until`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    for_each: Any = Field(None, description="A list, or ${{ }} that gives one: the tasks run once for each item.")
+    condition: Annotated[ExpressionText | None, Scope("previous", "index")] = Field(
+        None, alias="while", description="CEL, asked before each iteration."
+    )
+    until: Annotated[ExpressionText | None, Scope("previous", "index")] = Field(
+        None, description="CEL, asked after each iteration: the loop ends where it is true."
+    )
+    max_parallel: Annotated[int, Field(ge=1)] = Field(1, description="How many iterations may run at once (for_each).")
+    max_iterations: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None, description="Bound; required with while and until, 10,000 with for_each. More is a failure of the stage."
+    )
+    tasks: TaskList = Field(description="Tasks of one iteration; each waits for the one before it.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> LoopOptions:
+        kinds = [key for key, value in (("for_each", self.for_each), ("while", self.condition), ("until", self.until))
+                 if value is not None]  # fmt: skip
+        if len(kinds) != 1:
+            got = f", got {' and '.join(kinds)}" if kinds else ""
+            raise PydanticCustomError("loop_kind", f"a loop has exactly one of 'for_each', 'while' and 'until'{got}")
+        if self.for_each is None and self.max_iterations is None:
+            raise PydanticCustomError("loop_bound", f"a loop with '{kinds[0]}' needs 'max_iterations'")
+        if self.for_each is None and self.max_parallel > 1:
+            raise PydanticCustomError("loop_parallel", f"a loop with '{kinds[0]}' runs one iteration at a time")
+        if (
+            self.for_each is not None
+            and not isinstance(self.for_each, list)
+            and not (isinstance(self.for_each, str) and "${{" in self.for_each)
+        ):
+            raise PydanticCustomError(
+                "loop_items", "'for_each' must be a list, or one expression ${{ … }} that gives one"
+            )
+        return self
+
+
+class LoopStage(StageType):
+    """One block for each iteration, opened when there is room for it."""
+
+    name: ClassVar[str] = "loop"
+    options: ClassVar[type[BaseModel]] = LoopOptions
+    single: ClassVar[bool] = False
+
+    def templates(self, options: LoopOptions) -> Sequence[TemplateSpec]:
+        scope = ["index"]
+        if options.for_each is not None:
+            scope.append("item")
+        if options.max_parallel == 1:
+            scope.append("previous")
+        return [TemplateSpec("main", options.tasks, chained=True, scope=tuple(scope))]
+
+    def start(self, stage: StageView) -> Opening:
+        options = stage.plan.options
+        if options["for_each"] is None:
+            return self._next_turn(stage, 0, None)
+        items = stage.evaluate(options["for_each"])
+        if not isinstance(items, list):
+            raise ExpressionError(f"stage '{stage.plan.name}': for_each gave {type(items).__name__}, expected a list",
+                                  stage=stage.plan.name)  # fmt: skip
+        most = options["max_iterations"] or DEFAULT_MAX_ITERATIONS
+        if len(items) > most:
+            raise ExpressionError(f"stage '{stage.plan.name}': for_each gave {len(items):,} items, max_iterations is "
+                                  f"{most:,}; raise it, or give fewer", stage=stage.plan.name)  # fmt: skip
+        count = min(options["max_parallel"], len(items))
+        blocks = [self._item_block(options, items, index, None) for index in range(count)]
+        return Opening(blocks, {"items": items})
+
+    def block_finished(self, stage: StageView, block: BlockView) -> Opening:
+        options = stage.plan.options
+        index = stage.opened_blocks
+        if options["for_each"] is None:
+            return self._next_turn(stage, index, dict(block.outputs))
+        items = stage.memo["items"]
+        if index >= len(items):
+            return Opening()
+        return Opening([self._item_block(options, items, index, dict(block.outputs))])
+
+    def _item_block(self, options: Any, items: list[Any], index: int, previous: Any) -> Block:
+        bindings = {"item": items[index], "index": index}
+        if options["max_parallel"] == 1:
+            bindings["previous"] = previous
+        return Block("main", str(index), bindings)
+
+    def _next_turn(self, stage: StageView, index: int, previous: Any) -> Opening:
+        options = stage.plan.options
+        bindings = {"index": index, "previous": previous}
+        if options["while"] is not None:
+            again = self._asked(stage, "while", bindings)
+        else:
+            again = index == 0 or not self._asked(stage, "until", bindings)
+        if not again:
+            return Opening()
+        if index >= options["max_iterations"]:
+            raise ExpressionError(f"stage '{stage.plan.name}': not done after {index:,} iterations, the most that "
+                                  f"max_iterations allows", stage=stage.plan.name)  # fmt: skip
+        return Opening([Block("main", str(index), bindings)])
+
+    def _asked(self, stage: StageView, key: str, bindings: dict[str, Any]) -> bool:
+        value = stage.evaluate(stage.plan.options[key], bindings)
+        if value is not True and value is not False:
+            raise ExpressionError(f"stage '{stage.plan.name}': '{key}' gave {value!r}, expected true or false",
+                                  stage=stage.plan.name)  # fmt: skip
+        return value

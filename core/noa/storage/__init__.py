@@ -1,0 +1,6 @@
+"""Where runs are kept: the journal, artifacts and observations. The only code of noa that speaks SQL."""
+
+from noa.storage.ownership import is_dead, new_owner
+from noa.storage.sqlite import SqliteJournal
+
+__all__ = ["SqliteJournal", "is_dead", "new_owner"]

@@ -1,0 +1,64 @@
+"""Who owns a run: the name of an engine's process, and whether that process still lives.
+
+A name is `host:machine:pid:start:random`. `machine` is the boot and the space of process ids, `start` when the process
+began; so neither a reboot nor a reused pid makes a dead owner look alive.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+__all__ = ["is_dead", "new_owner"]
+
+
+def new_owner() -> str:
+    """A name for an engine in this process; each call gives another."""
+    pid = os.getpid()
+    return f"{_host()}:{_machine()}:{pid}:{_start(pid)}:{secrets.token_hex(4)}"
+
+
+def is_dead(owner: str) -> bool:
+    """Whether the process of this owner certainly ended. False where it cannot be known from here."""
+    parts = owner.split(":")
+    if len(parts) != 5 or parts[0] != _host() or not parts[2].isdecimal():
+        return False
+    boot, _, space = parts[1].partition(".")
+    here_boot, _, here_space = _machine().partition(".")
+    if boot != here_boot:
+        return bool(boot and here_boot)
+    return space == here_space and _start(int(parts[2])) != parts[3]
+
+
+@cache
+def _host() -> str:
+    return socket.gethostname().replace(":", "-")
+
+
+@cache
+def _machine() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}.{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return f"{int(psutil.boot_time())}."
+
+
+def _start(pid: int) -> str:
+    """When a process began, in the system's own unit; empty where there is none (or only a zombie)."""
+    try:
+        # The name in parentheses may hold anything; what follows it is state, then 18 fields, then the start time.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
+    except (OSError, IndexError):
+        pass
+    try:
+        process = psutil.Process(pid)
+        return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
+    except psutil.Error:
+        return ""

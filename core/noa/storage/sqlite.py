@@ -1,0 +1,380 @@
+"""The journal in one SQLite file: WAL, synchronous=FULL, one writer thread with group commit, one reader thread."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from noa.errors import ConflictError, JournalError, OwnershipError, RunNotFoundError, UsageError
+from noa.model.events import Event, RunCreated, RunFinished, decode_event, encode_event
+from noa.model.ids import RunId
+from noa.plugin.interfaces import Journal, Lease, RunRecord, SignalRecord
+from noa.storage.connection import connect, file_path, journal_error
+from noa.storage.migrations import SEQ_BITS, migrate
+from noa.storage.ownership import is_dead
+from noa.storage.writer import Append, Work, Writer, chain_hash
+
+__all__ = ["MAX_EVENTS", "SqliteJournal"]
+
+MAX_EVENTS = 10_000
+"""Most events for one append."""
+
+_SEQ_MASK = (1 << SEQ_BITS) - 1
+_RECORD = (
+    "SELECT run_id, workflow, status, created_at_ms, updated_at_ms, last_seq, owner, fence, lease_until_ms, parent, "
+    "degraded FROM runs"
+)
+_SIGNAL = "SELECT signal_id, run_id, kind, actor, reason, body, created_at_ms, applied_seq FROM signals"
+T = TypeVar("T")
+
+
+class SqliteJournal(Journal):
+    """A journal in an SQLite file, shared safely by processes of one machine.
+
+    Args:
+        url_or_path: `sqlite:///abs/path`, `sqlite://rel/path` or a path. Missing folders are created by `open`.
+        now_ms: The clock of leases; epoch milliseconds.
+
+    An instance belongs to the event loop that opened it.
+    """
+
+    def __init__(
+        self, url_or_path: str | Path, *, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    ) -> None:
+        self.path = file_path(str(url_or_path), "sqlite")
+        self._where = str(self.path)
+        self._now_ms = now_ms
+        self._writer: Writer | None = None
+        self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
+        self._reader: ThreadPoolExecutor | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._data_version = 0
+        self._signalled = False
+
+    async def open(self) -> None:
+        if self._writer is not None:
+            return
+        self._loop = asyncio.get_running_loop()
+        self._connections = await asyncio.to_thread(self._connect)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="noa-journal-reader")
+        self._writer = Writer(self._connections[0], self._where, self._loop)
+
+    async def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is None or self._reader is None or self._connections is None:
+            return
+        await writer.close()
+        reader, self._reader = self._reader, None
+        await asyncio.to_thread(reader.shutdown)
+        for connection in reversed(self._connections):
+            connection.close()
+
+    async def create(self, run: RunId, created: Event, *, owner: str, lease_ms: int, texts: Mapping[str, str]) -> Lease:
+        if not isinstance(created, RunCreated):
+            raise UsageError(f"run '{run}': the first event must be a RunCreated, got {type(created).__name__}")
+        body = _encode(run, created)
+        until_ms = self._now_ms() + lease_ms
+        status, at_ms, last_hash = "running", created.at_ms, chain_hash(b"", body)
+        writer = self._open_writer()
+
+        def work(connection: sqlite3.Connection) -> Lease:
+            if connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run,)).fetchone():
+                raise ConflictError(f"run '{run}' exists already in {self._where}; nothing was written", run_id=run)
+            number = connection.execute(
+                "INSERT INTO runs (run_id, workflow, status, created_at_ms, updated_at_ms, last_seq, last_hash, owner, "
+                "fence, lease_until_ms, parent, degraded) VALUES (?, ?, ?, ?, ?, 1, ?, ?, 1, ?, ?, 0)",
+                (run, created.workflow, status, at_ms, at_ms, last_hash, owner, until_ms, created.parent),
+            ).lastrowid
+            assert number is not None
+            connection.execute("INSERT INTO events VALUES (?, ?, ?)", (number << SEQ_BITS | 1, body, last_hash))
+            for sha256, text in texts.items():
+                connection.execute("INSERT OR IGNORE INTO definitions VALUES (?, ?)", (sha256, text))
+            writer.keep_head(run, number, 1, last_hash)
+            return Lease(run, owner, 1, until_ms)
+
+        return await self._write(work, f"create run '{run}'")
+
+    async def append(self, lease: Lease, events: Sequence[Event], *, expected_seq: int) -> int:
+        run, writer = lease.run_id, self._open_writer()
+        if not 1 <= len(events) <= MAX_EVENTS:
+            raise UsageError(f"run '{run}': an append takes 1 to {MAX_EVENTS} events, got {len(events)}", run_id=run)
+        try:
+            bodies = [encode_event(event) for event in events]
+        except Exception as error:  # msgspec raises several kinds for values that are not JSON
+            raise _not_json(run, error) from error
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        job = Append(future, run, lease.fence, expected_seq, bodies, events[-1].at_ms)
+        for seq, event in enumerate(events, expected_seq + 1):
+            if isinstance(event, RunFinished):
+                job.status, job.degraded = event.status, event.degraded
+            elif signal := getattr(event, "signal", ""):
+                job.signals = (*job.signals, (signal, seq))
+        writer.submit(job)
+        return await future
+
+    async def read(self, run: RunId, *, after: int = 0, limit: int | None = None) -> list[tuple[int, Event]]:
+        def work(connection: sqlite3.Connection) -> list[tuple[int, Event]]:
+            number, last_seq, _ = _locate(connection, run, self._where)
+            base = number << SEQ_BITS
+            rows = connection.execute(
+                "SELECT id, body FROM events WHERE id > ? AND id <= ? ORDER BY id LIMIT ?",
+                (base + max(after, 0), base + last_seq, -1 if limit is None else limit),
+            ).fetchall()
+            return [(key & _SEQ_MASK, self._decode(run, key & _SEQ_MASK, body)) for key, body in rows]
+
+        return await self._read(work, f"read run '{run}'")
+
+    async def text(self, sha256: str) -> str:
+        row = await self._read(
+            lambda connection: connection.execute(
+                "SELECT text FROM definitions WHERE sha256 = ?", (sha256,)
+            ).fetchone(),
+            "read a definition",
+        )
+        if row is None:
+            raise JournalError(f"{self._where} has no definition with the SHA-256 {sha256}", sha256=sha256)
+        return str(row[0])
+
+    async def run(self, run: RunId) -> RunRecord:
+        def work(connection: sqlite3.Connection) -> RunRecord:
+            row = connection.execute(f"{_RECORD} WHERE run_id = ?", (run,)).fetchone()
+            if row is not None:
+                return _record(row)
+            rows = connection.execute(
+                f"{_RECORD} WHERE run_id >= ? AND run_id < ? ORDER BY run_id LIMIT 11", (run, run + "\U0010ffff")
+            ).fetchall()
+            if not rows or not run:
+                raise _not_found(connection, run, self._where)
+            if len(rows) > 1:
+                known = [row[0] for row in rows]
+                raise UsageError(
+                    f"'{run}' is the beginning of several runs: {', '.join(known[:10])}"
+                    f"{' …' if len(known) > 10 else ''}. Give more of the id",
+                    run_id=run, matches=known[:10],
+                )  # fmt: skip
+            return _record(rows[0])
+
+        return await self._read(work, f"read run '{run}'")
+
+    async def runs(self, *, status: str | None = None, workflow: str | None = None, limit: int = 50) -> list[RunRecord]:
+        wanted = {"status": status, "workflow": workflow}
+        chosen = {name: value for name, value in wanted.items() if value is not None}
+        where = " AND ".join(f"{name} = :{name}" for name in chosen)
+        sql = f"{_RECORD} {'WHERE ' + where if where else ''} ORDER BY id DESC LIMIT :limit"
+        rows = await self._read(
+            lambda connection: connection.execute(sql, {**chosen, "limit": limit}).fetchall(), "list the runs"
+        )
+        return [_record(row) for row in rows]
+
+    async def acquire(self, run: RunId, *, owner: str, lease_ms: int) -> Lease:
+        writer = self._open_writer()
+
+        def work(connection: sqlite3.Connection) -> Lease:
+            row = connection.execute(
+                "SELECT id, last_seq, last_hash, owner, fence, lease_until_ms FROM runs WHERE run_id = ?", (run,)
+            ).fetchone()
+            if row is None:
+                raise _not_found(connection, run, self._where)
+            number, seq, last_hash, holder, fence, until_ms = row
+            now_ms = self._now_ms()
+            if holder not in {"", owner} and now_ms < until_ms and not is_dead(holder):
+                raise OwnershipError(
+                    f"run '{run}' is owned by the engine {holder} for another {(until_ms - now_ms) / 1000:.1f} s at "
+                    "least. Use that one, end it, or wait",
+                    run_id=run, owner=holder, lease_until_ms=until_ms,
+                )  # fmt: skip
+            lease = Lease(run, owner, fence + 1, now_ms + lease_ms)
+            connection.execute(
+                "UPDATE runs SET owner = ?, fence = ?, lease_until_ms = ? WHERE id = ?",
+                (owner, lease.fence, lease.until_ms, number),
+            )
+            writer.keep_head(run, number, seq, last_hash)
+            return lease
+
+        return await self._write(work, f"take over run '{run}'")
+
+    async def renew(self, leases: Sequence[Lease], *, lease_ms: int) -> list[RunId]:
+        if not leases:
+            return []
+        held = msgspec.json.encode([(lease.run_id, lease.fence) for lease in leases]).decode()
+        among = (
+            "(run_id, fence) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:held))"
+        )
+
+        def work(connection: sqlite3.Connection) -> list[RunId]:
+            until_ms = self._now_ms() + lease_ms
+            changed = connection.execute(
+                f"UPDATE runs SET lease_until_ms = :until_ms WHERE {among}", {"until_ms": until_ms, "held": held}
+            ).rowcount
+            if changed == len(leases):
+                return []
+            kept = {row[0] for row in connection.execute(f"SELECT run_id FROM runs WHERE {among}", {"held": held})}
+            return [lease.run_id for lease in leases if lease.run_id not in kept]
+
+        return await self._write(work, "renew leases")
+
+    async def release(self, lease: Lease) -> None:
+        writer = self._open_writer()
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE runs SET owner = '', lease_until_ms = 0 WHERE run_id = ? AND fence = ?",
+                (lease.run_id, lease.fence),
+            )
+            writer.drop_head(lease.run_id)
+
+        await self._write(work, f"release run '{lease.run_id}'")
+
+    async def put_signal(self, signal: SignalRecord) -> bool:
+        try:
+            body = msgspec.json.encode(signal.body).decode()
+        except Exception as error:  # msgspec raises several kinds for values that are not JSON
+            raise _not_json(signal.run_id, error) from error
+
+        def work(connection: sqlite3.Connection) -> bool:
+            if not connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (signal.run_id,)).fetchone():
+                raise _not_found(connection, signal.run_id, self._where)
+            added = connection.execute(
+                "INSERT OR IGNORE INTO signals (signal_id, run_id, kind, actor, reason, body, created_at_ms, "
+                "applied_seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (signal.signal_id, signal.run_id, signal.kind, signal.actor, signal.reason, body,
+                 signal.created_at_ms, signal.applied_seq),
+            ).rowcount  # fmt: skip
+            return added == 1
+
+        added = await self._write(work, f"record a signal for run '{signal.run_id}'")
+        self._signalled = self._signalled or added
+        return added
+
+    async def signals(self, runs: Sequence[RunId]) -> list[SignalRecord]:
+        wanted = msgspec.json.encode(list(runs)).decode()
+        rows = await self._read(
+            lambda connection: connection.execute(
+                f"{_SIGNAL} WHERE applied_seq = 0 AND run_id IN (SELECT value FROM json_each(?)) "
+                "ORDER BY created_at_ms, id",
+                (wanted,),
+            ).fetchall(),
+            "read signals",
+        )
+        return [SignalRecord(*(*row[:5], msgspec.json.decode(row[5]), *row[6:])) for row in rows]
+
+    async def mark_signal(self, signal_id: str, seq: int) -> None:
+        await self._write(
+            lambda connection: connection.execute(
+                "UPDATE signals SET applied_seq = ? WHERE signal_id = ?", (seq, signal_id)
+            ),
+            f"mark signal '{signal_id}'",
+        )
+
+    async def changed(self) -> bool:
+        # On the writer's connection, so that what this journal wrote itself does not count; signals do.
+        version = await self._write(_data_version, "look for changes")
+        changed = version != self._data_version or self._signalled
+        self._data_version, self._signalled = version, False
+        return changed
+
+    async def verify(self, run: RunId) -> int | None:
+        def work(connection: sqlite3.Connection) -> int | None:
+            number, last_seq, last_hash = _locate(connection, run, self._where)
+            base, previous, seq = number << SEQ_BITS, b"", 0
+            for key, body, found in connection.execute(
+                "SELECT id, body, hash FROM events WHERE id > ? AND id <= ? ORDER BY id", (base, base | _SEQ_MASK)
+            ):
+                seq += 1
+                previous = chain_hash(previous, body)
+                if key != base + seq or previous != found or seq > last_seq:
+                    return seq
+            if seq < last_seq:
+                return seq + 1
+            return None if previous == last_hash else last_seq
+
+        return await self._read(work, f"verify run '{run}'")
+
+    def _connect(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        opened: list[sqlite3.Connection] = []
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            opened.append(connect(self.path))
+            migrate(opened[0], self._where)
+            self._data_version = _data_version(opened[0])
+            opened.append(connect(self.path))
+            opened[1].execute("PRAGMA query_only = ON")
+        except BaseException as error:
+            for connection in opened:
+                connection.close()
+            if isinstance(error, (sqlite3.Error, OSError)):
+                raise journal_error(error, self._where, "open the journal") from error
+            raise
+        return opened[0], opened[1]
+
+    def _open_writer(self) -> Writer:
+        if self._writer is None:
+            raise JournalError(f"{self._where}: the journal is not open", path=self._where)
+        return self._writer
+
+    async def _write(self, work: Callable[[sqlite3.Connection], T], doing: str) -> T:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._open_writer().submit(Work(future, work, doing))
+        return await future
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T], doing: str) -> T:
+        if self._reader is None or self._connections is None:
+            raise JournalError(f"{self._where}: the journal is not open", path=self._where)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reader, work, self._connections[1])
+        except (sqlite3.Error, OverflowError) as error:
+            raise journal_error(error, self._where, doing) from error
+
+    def _decode(self, run: str, seq: int, body: bytes) -> Event:
+        try:
+            return decode_event(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise JournalError(
+                f"{self._where}: event {seq} of run '{run}' cannot be read: {error}. It was written by a newer "
+                "version, or the file is damaged",
+                run_id=run, seq=seq,
+            ) from error  # fmt: skip
+
+
+def _encode(run: str, event: Event) -> bytes:
+    try:
+        return encode_event(event)
+    except Exception as error:  # msgspec raises several kinds for values that are not JSON
+        raise _not_json(run, error) from error
+
+
+def _not_json(run: str, error: Exception) -> UsageError:
+    return UsageError(f"run '{run}': a value is not JSON: {error}. Nothing was written", run_id=run)
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA data_version").fetchone()[0])
+
+
+def _locate(connection: sqlite3.Connection, run: str, where: str) -> tuple[int, int, bytes]:
+    """Number, last sequence number and last hash of a run."""
+    row: tuple[int, int, bytes] | None = connection.execute(
+        "SELECT id, last_seq, last_hash FROM runs WHERE run_id = ?", (run,)
+    ).fetchone()
+    if row is None:
+        raise _not_found(connection, run, where)
+    return row
+
+
+def _not_found(connection: sqlite3.Connection, run: str, where: str) -> RunNotFoundError:
+    known = [row[0] for row in connection.execute("SELECT run_id FROM runs ORDER BY id DESC LIMIT 500")]
+    nearest = difflib.get_close_matches(run, known, 1, 0.6)
+    hint = f"Did you mean '{nearest[0]}'?" if nearest else ("It has no runs" if not known else "See `noa runs`")
+    return RunNotFoundError(f"run '{run}' is not in {where}. {hint}", run_id=run, nearest=nearest)
+
+
+def _record(row: tuple[Any, ...]) -> RunRecord:
+    return RunRecord(*(*row[:10], bool(row[10])))

@@ -1,0 +1,287 @@
+"""The one thread that writes a journal, with group commit.
+
+What waits when the thread is free goes into one transaction, so concurrent runs share the cost of the disk. Each piece
+of work has its own outcome: one that is refused or breaks does not take the others with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from noa.errors import ConflictError, JournalError, NoaError, RunNotFoundError
+from noa.storage.connection import journal_error
+from noa.storage.migrations import SEQ_BITS
+
+__all__ = ["Append", "Work", "Writer", "chain_hash"]
+
+_CHUNK = 32
+"""Rows for each statement. One statement of many rows gives the GIL away once, not once a row."""
+
+_UPDATE = (
+    "UPDATE runs SET last_seq = ?, last_hash = ?, updated_at_ms = ? WHERE id = ? AND fence = ? AND last_seq = ?",
+    *(
+        "UPDATE runs SET last_seq = new.column1, last_hash = new.column2, updated_at_ms = new.column3 "
+        f"FROM (VALUES {', '.join(['(?, ?, ?, ?, ?, ?)'] * count)}) AS new "
+        "WHERE id = new.column4 AND fence = new.column5 AND last_seq = new.column6"
+        for count in range(2, _CHUNK + 1)
+    ),
+)
+_INSERT = tuple(f"INSERT INTO events VALUES {', '.join(['(?, ?, ?)'] * count)}" for count in range(1, _CHUNK + 1))
+
+
+@dataclass(slots=True, eq=False)
+class Append:
+    """Encoded events for one run. `status` and `degraded` are set where an event changes them."""
+
+    future: asyncio.Future[Any]
+    run_id: str
+    fence: int
+    expected_seq: int
+    bodies: Sequence[bytes]
+    at_ms: int
+    status: str | None = None
+    degraded: bool = False
+    signals: Sequence[tuple[str, int]] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """Anything else to do in a transaction.
+
+    `run` must raise its NoaErrors before it writes: what it wrote is committed with the rest.
+    """
+
+    future: asyncio.Future[Any]
+    run: Callable[[sqlite3.Connection], Any]
+    doing: str
+
+
+Job: TypeAlias = Append | Work
+Outcome: TypeAlias = tuple[Job, Any, Exception | None]
+
+
+class _Separate(Exception):
+    """A batch holds a job that must be refused by itself."""
+
+
+def chain_hash(previous: bytes, body: bytes) -> bytes:
+    """The hash of an event that follows the one with the hash `previous` (empty for the first)."""
+    return hashlib.sha256(previous + body).digest()
+
+
+class Writer:
+    """Runs jobs in transactions on its own thread; futures are resolved on the loop's thread.
+
+    `submit` is for the loop's thread only. The connection belongs to the writer until `close` has returned.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._connection = connection
+        self._path = path
+        self._loop = loop
+        self._waiting: list[Job] = []
+        self._queue: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
+        self._heads: dict[str, tuple[int, int, bytes]] = {}  # run id -> (number, last seq, last hash)
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve, name="noa-journal-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Hand a job over. What one turn of the loop submits goes to the thread together.
+
+        Raises:
+            JournalError: The writer was closed.
+        """
+        if self._closed:
+            raise JournalError(f"{self._path}: the journal is closed", path=self._path)
+        if not self._waiting:
+            self._loop.call_soon(self._flush)
+        self._waiting.append(job)
+
+    async def close(self) -> None:
+        """Finish what was submitted, then end the thread."""
+        self._closed = True
+        self._flush()
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def keep_head(self, run_id: str, number: int, seq: int, last_hash: bytes) -> None:
+        """Note where a run's history ends. Writer's thread only."""
+        self._heads[run_id] = (number, seq, last_hash)
+
+    def drop_head(self, run_id: str) -> None:
+        """Forget where a run's history ends; it is read again when needed. Writer's thread only."""
+        self._heads.pop(run_id, None)
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._queue.put(self._waiting)
+            self._waiting = []
+
+    def _serve(self) -> None:
+        while (batch := self._queue.get()) is not None:
+            last = False
+            while not self._queue.empty():
+                more = self._queue.get()
+                if more is None:
+                    last = True
+                    break
+                batch += more
+            outcomes = self._commit(batch)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(_resolve, outcomes)
+            if last:
+                return
+
+    def _commit(self, batch: list[Job]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        try:
+            if self._connection.in_transaction:  # an earlier ROLLBACK failed
+                self._connection.execute("ROLLBACK")
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._apply(batch, outcomes)
+            self._connection.execute("COMMIT")
+        except Exception as error:  # whatever a job raises: the thread that all runs depend on must go on
+            self._heads.clear()
+            self._rollback()
+            if len(batch) > 1 and not _is_busy(error):
+                return [outcome for job in batch for outcome in self._commit([job])]
+            return [(job, None, self._failure(job, error)) for job in batch]
+        return outcomes
+
+    def _apply(self, batch: list[Job], outcomes: list[Outcome]) -> None:
+        group: dict[str, Append] = {}
+        for job in batch:
+            if isinstance(job, Append):
+                if job.run_id in group:
+                    self._append(group, outcomes)
+                group[job.run_id] = job
+                continue
+            self._append(group, outcomes)
+            try:
+                outcomes.append((job, job.run(self._connection), None))
+            except NoaError as error:
+                outcomes.append((job, None, error))
+        self._append(group, outcomes)
+
+    def _append(self, group: dict[str, Append], outcomes: list[Outcome]) -> None:
+        """Write the appends of different runs, and empty the group."""
+        updates: list[Any] = []
+        rows: list[Any] = []
+        written: list[tuple[Append, int, None]] = []
+        finished: list[tuple[Append, int]] = []
+        sha256 = hashlib.sha256
+        for job in group.values():
+            head = self._heads.get(job.run_id)
+            if head is None or head[1] != job.expected_seq:
+                head = self._load_head(job.run_id)
+            if head is None or head[1] != job.expected_seq:
+                outcomes.append((job, None, self._conflict(job)))
+                continue
+            number, seq, last_hash = head
+            base = number << SEQ_BITS
+            for body in job.bodies:
+                seq += 1
+                last_hash = sha256(last_hash + body).digest()  # chain_hash, without the call
+                rows += (base + seq, body, last_hash)
+            updates += (seq, last_hash, job.at_ms, number, job.fence, job.expected_seq)
+            self._heads[job.run_id] = (number, seq, last_hash)
+            written.append((job, seq, None))
+            if job.status is not None or job.signals:
+                finished.append((job, number))
+        group.clear()
+        if not written:
+            return
+        if self._update(updates) != len(written):
+            if len(written) > 1:
+                raise _Separate
+            refused = written[0][0]
+            self._heads.pop(refused.run_id, None)
+            outcomes.append((refused, None, self._conflict(refused)))
+            return
+        self._insert(rows)
+        for job, number in finished:
+            self._note(job, number)
+        outcomes += written
+
+    def _update(self, values: list[Any]) -> int:
+        """How many of the runs were as expected, and are changed."""
+        execute = self._connection.execute
+        step = 6 * _CHUNK
+        if len(values) <= step:
+            return execute(_UPDATE[len(values) // 6 - 1], values).rowcount
+        return sum(self._update(values[start : start + step]) for start in range(0, len(values), step))
+
+    def _insert(self, values: list[Any]) -> None:
+        execute = self._connection.execute
+        step = 3 * _CHUNK
+        for start in range(0, len(values), step):
+            part = values[start : start + step]
+            execute(_INSERT[len(part) // 3 - 1], part)
+
+    def _note(self, job: Append, number: int) -> None:
+        """What the events of an append change beside the history."""
+        if job.status is not None:
+            self._connection.execute(
+                "UPDATE runs SET status = ?, degraded = ? WHERE id = ?", (job.status, job.degraded, number)
+            )
+        for signal_id, seq in job.signals:
+            self._connection.execute("UPDATE signals SET applied_seq = ? WHERE signal_id = ?", (seq, signal_id))
+
+    def _load_head(self, run_id: str) -> tuple[int, int, bytes] | None:
+        found: tuple[int, int, bytes] | None = self._connection.execute(
+            "SELECT id, last_seq, last_hash FROM runs WHERE run_id = ?", (run_id,)
+        ).fetchone()
+        return found
+
+    def _conflict(self, job: Append) -> NoaError:
+        """Why an append is refused."""
+        row = self._connection.execute(
+            "SELECT fence, last_seq, owner FROM runs WHERE run_id = ?", (job.run_id,)
+        ).fetchone()
+        if row is None:
+            return RunNotFoundError(f"run '{job.run_id}' is not in {self._path}", run_id=job.run_id)
+        fence, last_seq, owner = row
+        if fence != job.fence:
+            return ConflictError(
+                f"run '{job.run_id}' was taken over by {owner or 'another engine'} (fence {fence}, ours is "
+                f"{job.fence}); nothing was written",
+                run_id=job.run_id, fence=fence, owner=owner,
+            )  # fmt: skip
+        return ConflictError(
+            f"run '{job.run_id}' is at event {last_seq}, expected {job.expected_seq}; nothing was written. Read again",
+            run_id=job.run_id, last_seq=last_seq, expected_seq=job.expected_seq,
+        )  # fmt: skip
+
+    def _rollback(self) -> None:
+        if self._connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):  # tried again before the next transaction
+                self._connection.execute("ROLLBACK")
+
+    def _failure(self, job: Job, error: Exception) -> JournalError:
+        doing = f"append to run '{job.run_id}'" if isinstance(job, Append) else job.doing
+        failure = journal_error(error, self._path, doing)
+        failure.__cause__ = error
+        return failure
+
+
+def _is_busy(error: Exception) -> bool:
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def _resolve(outcomes: list[Outcome]) -> None:
+    for job, value, error in outcomes:
+        if job.future.done():  # whoever waited was cancelled
+            continue
+        if error is None:
+            job.future.set_result(value)
+        else:
+            job.future.set_exception(error)

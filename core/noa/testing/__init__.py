@@ -1,0 +1,1 @@
+"""Shipped for tests of workflows, agents and plugins: a simulated shell, a fake clock, suites, a journal in memory."""

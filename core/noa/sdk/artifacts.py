@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import quote, unquote, urlsplit
 
 from noa.errors import ArtifactError
@@ -23,12 +23,9 @@ __all__ = ["Artifacts", "Source", "path_of_uri", "uri_of_path"]
 _CHUNK_BYTES = 1 << 20
 
 
-class _Readable(Protocol):
-    def read(self, size: int = -1, /) -> bytes: ...
-
-
-Source: TypeAlias = "bytes | bytearray | memoryview | os.PathLike[str] | _Readable"
-"""Where the bytes of a new artifact come from: themselves, a file's path, or an open binary stream."""
+Source: TypeAlias = "Any"
+"""Where the bytes of a new artifact come from: an object that holds bytes (`bytes`, `memoryview`, an Arrow buffer, an
+array), a file's path (`pathlib.Path`), or an open binary stream."""
 
 
 def path_of_uri(uri: str) -> Path:
@@ -64,7 +61,8 @@ class Artifacts:
         """Store bytes durably; the same bytes give the same artifact.
 
         Args:
-            source: Bytes, a path (`pathlib.Path`), or an open binary stream, which is read to its end and not closed.
+            source: Anything that holds bytes, a path (`pathlib.Path`), or an open binary stream, which is read to its
+                end and not closed.
             content_type: Media type.
 
         Raises:
@@ -77,9 +75,9 @@ class Artifacts:
         if isinstance(source, os.PathLike):
             with open(source, "rb") as stream:
                 return self._store(_chunks(stream), content_type)
-        if isinstance(source, (bytes, bytearray, memoryview)):
-            return self._store(iter((source,)), content_type)
-        return self._store(_chunks(source), content_type)
+        if hasattr(source, "read"):
+            return self._store(_chunks(source), content_type)
+        return self._store(iter((memoryview(source),)), content_type)
 
     def path(self, artifact: Artifact) -> Path:
         """Where the bytes lie, the size checked.
@@ -120,7 +118,7 @@ class Artifacts:
             )
         return data
 
-    def _store(self, chunks: Iterator[bytes | bytearray | memoryview], content_type: str) -> Artifact:
+    def _store(self, chunks: Iterator[bytes | memoryview], content_type: str) -> Artifact:
         if not self._prefix:
             raise ArtifactError("cannot create an artifact: the engine gave no artifact_prefix for this execution")
         base = os.fspath(path_of_uri(self._prefix))
@@ -142,12 +140,12 @@ class Artifacts:
         return Artifact(uri_of_path(target), size, sha256, content_type)
 
 
-def _chunks(stream: _Readable) -> Iterator[bytes]:
+def _chunks(stream: BinaryIO) -> Iterator[bytes]:
     while chunk := stream.read(_CHUNK_BYTES):
         yield chunk
 
 
-def _write(path: Path, chunks: Iterator[bytes | bytearray | memoryview]) -> tuple[str, int]:
+def _write(path: Path, chunks: Iterator[bytes | memoryview]) -> tuple[str, int]:
     digest, size = hashlib.sha256(), 0
     with open(path, "xb") as file:
         for chunk in chunks:

@@ -59,7 +59,7 @@ class Inferred(TypedDict):
     predictions: Annotated[
         Artifact,
         Field(
-            description="Arrow file: path, label, group, mime_type, score, is_text, dl_label (the network's own label), "
+            description="Arrow file: path, label, group, mime_type, score, is_text, dl_label (the network's own), "
             "extension_labels and extension_groups (what the file's extension stands for)."
         ),
     ]

@@ -1,0 +1,111 @@
+"""`noa cancel`: end a run, whoever drives it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from noa.cli.command import NoaCommand, home_option, json_option, plugin_option, print_json, run_argument, settings_of
+
+if TYPE_CHECKING:
+    from noa.plugin import RunRecord
+    from noa.runtime import Runtime
+
+__all__ = ["command"]
+
+_POLL_S = 0.1
+_OVER = frozenset({"succeeded", "failed", "cancelled", "rolled_back", "rollback_failed"})
+
+
+@click.command(cls=NoaCommand, name="cancel", short_help="End a run, also one that no process drives now.")
+@run_argument
+@click.option("--reason", default="", metavar="TEXT", help="Why; stands in the run's events.")
+@json_option
+@plugin_option
+@home_option
+@click.pass_context
+def command(
+    ctx: click.Context, run: str, *, reason: str, as_json: bool, plugins: tuple[str, ...], home: str | None
+) -> None:
+    """End RUN: what is going on is told to end, nothing new begins, and everything that agents hold for it is released.
+
+    The wish is recorded durably before anything else. A live process that drives the run sees it within a moment;
+    where there is none, this command takes the run over and ends it. RUN is the id of a run, any beginning of it that
+    is unique, or `latest`.
+
+    \b
+    Examples:
+      noa cancel latest
+      noa cancel 20261122-2215 --reason "wrong folder"
+
+    Exit codes: 0 it is cancelled, 1 it ended otherwise before it could be, 2 there is no such run or it was over.
+    """
+    from noa.cli.session import find_run, open_store, run_async
+    from noa.errors import RunStateError
+    from noa.runtime import Runtime
+
+    settings = settings_of(home, plugins)
+
+    async def end() -> str:
+        async with open_store(settings):
+            pass  # says so where there is no store, instead of making one
+        async with Runtime(settings) as runtime:
+            record = await find_run(runtime.journal, run, runtime.home)
+            if record.status == "cancelled":
+                return _told(record, record.status, as_json)
+            if record.status in _OVER:
+                raise RunStateError(f"run {record.run_id} is over: it {record.status}", run=record.run_id)
+            await _put(runtime, record, reason)
+            return _told(record, await _ended(runtime, record), as_json)
+
+    status = run_async(end)
+    ctx.exit(NoaCommand.SUCCEEDED if status == "cancelled" else NoaCommand.FAILED)
+
+
+async def _put(runtime: Runtime, record: RunRecord, reason: str) -> None:
+    import uuid
+
+    from noa.cli.session import now_ms
+    from noa.plugin import SignalRecord
+    from noa.runtime import current_actor
+
+    signal = SignalRecord(
+        signal_id=uuid.uuid4().hex,
+        run_id=record.run_id,
+        kind="cancel",
+        actor=current_actor(),
+        reason=reason,
+        body={},
+        created_at_ms=now_ms(),
+    )
+    await runtime.journal.put_signal(signal)
+
+
+async def _ended(runtime: Runtime, record: RunRecord) -> str:
+    """Wait for the end, and bring it about where nobody drives the run; the last status."""
+    import asyncio
+
+    from noa.errors import OwnershipError, RunStateError
+
+    while True:
+        try:
+            running = await runtime.engine.resume(record.run_id)
+            return (await running.wait()).status
+        except OwnershipError:
+            pass  # a live engine has it, and sees the signal
+        except RunStateError:
+            pass  # it has just ended
+        current = await runtime.journal.run(record.run_id)
+        if current.status in _OVER:
+            return current.status
+        await asyncio.sleep(_POLL_S)
+
+
+def _told(record: RunRecord, status: str, as_json: bool) -> str:
+    if as_json:
+        print_json({"run_id": record.run_id, "status": status})
+    else:
+        before = "" if status == "cancelled" else " before it could be cancelled"
+        click.echo(f"run {record.run_id}: {status}{before}")
+    return status

@@ -1,0 +1,138 @@
+"""A run as plain lines with times, for pipes, files and continuous integration."""
+
+from __future__ import annotations
+
+from typing import IO
+
+from noa.cli.text import clock_time, duration, one_line, plural
+from noa.cli.watch import Watch
+from noa.model.events import (
+    AttemptFailed,
+    CancelRequested,
+    Event,
+    RecoveryChosen,
+    RunCreated,
+    RunResumed,
+    StageFinished,
+    StageSkipped,
+    StageStarted,
+    TaskFailed,
+    TaskScheduled,
+    TaskSkipped,
+)
+from noa.model.execution import Log, Observation, Progress
+from noa.monitoring.progress import StageView, TaskView
+
+__all__ = ["LineWatch", "progress_text"]
+
+_PROGRESS_EVERY_MS = 5_000
+_MANY = 100
+"""In a stage with more tasks than this, single tasks are told of only when they fail."""
+
+
+class LineWatch(Watch):
+    """One line for each stage and task that begins or ends, and for progress at most every five seconds a task.
+
+    Args:
+        verbose: Also every log line, and single tasks of large stages.
+    """
+
+    def __init__(self, stream: IO[str], *, verbose: bool = False) -> None:
+        super().__init__()
+        self._stream = stream
+        self._verbose = verbose
+        self._told_ms: dict[str, int] = {}
+        self._ended = False
+
+    def show_event(self, event: Event) -> None:
+        for text in self._lines(event):
+            self.write(f"{clock_time(event.at_ms)} {text}", self._stream)
+
+    def show_observation(self, task: TaskView, observation: Observation) -> None:
+        now_ms = self.now_ms
+        if isinstance(observation, Log) and (self._verbose or observation.level in ("warning", "error")):
+            text = one_line(observation.message, 2_000)
+            self.write(
+                f"{clock_time(observation.at_ms or now_ms)} {task.path} {observation.level}: {text}", self._stream
+            )
+        elif (
+            isinstance(observation, Progress)
+            and self._tells(task.stage)
+            and now_ms - self._told_ms.get(task.path, task.started_ms) >= _PROGRESS_EVERY_MS
+        ):
+            self._told_ms[task.path] = now_ms
+            self.write(f"{clock_time(now_ms)} {task.path} {progress_text(observation)}", self._stream)
+
+    def _lines(self, event: Event) -> list[str]:
+        model = self.model
+        match event:
+            case RunCreated():
+                return [f"{event.workflow} started: run {event.run_id}"]
+            case RunResumed():
+                return [f"{model.workflow} goes on: run {model.run_id}, {plural(model.done, 'task')} done before"]
+            case CancelRequested():
+                return [f"cancelling{f': {event.reason}' if event.reason else ''}"]
+            case StageStarted(stage=name):
+                stage = model.stages[name]
+                return [f"{name} started" + (f" ({plural(stage.total, 'task')})" if stage.total else "")]
+            case StageSkipped(stage=name):
+                return [f"{name} skipped: {event.reason}"]
+            case StageFinished(stage=name):
+                return [self._stage_end(model.stages[name])]
+        task = getattr(event, "task", None)
+        view = model.task(task) if task is not None else None
+        # A succeeded task of a large stage is forgotten by the model; nothing is told of it then.
+        return self._task_lines(event, view) if view is not None else []
+
+    def _task_lines(self, event: Event, task: TaskView) -> list[str]:
+        path = task.path
+        match event:
+            case TaskScheduled(attempt=attempt):
+                again = f" (attempt {attempt})" if attempt > 1 else ""
+                on = f" on {task.agent}" if task.agent else ""
+                return [f"{path} started{on}{again}"] if self._tells(task.stage) else []
+            case TaskSkipped(reason=reason):
+                return [f"{path} skipped: {reason}"] if self._tells(task.stage) else []
+            case AttemptFailed(failure=failure, attempt=attempt) if task.status != "cancelled":
+                return [f"{path} attempt {attempt} failed: {one_line(str(failure), 500)}"]
+            case RecoveryChosen() if task.status == "retrying":
+                return [f"{path} is tried again in {duration(max(0, task.retry_at_ms - event.at_ms))}"]
+            case TaskFailed():
+                return [f"{path} failed in {duration(task.duration_ms(event.at_ms))}"]
+        if task.over and self._tells(task.stage):
+            degraded = " (degraded)" if task.degraded else ""
+            return [f"{path} {task.status} in {duration(task.duration_ms(event.at_ms))}{degraded}"]
+        return self._stage_progress(task, event.at_ms)
+
+    def _stage_progress(self, task: TaskView, at_ms: int) -> list[str]:
+        stage = self.model.stages[task.stage]
+        if at_ms - self._told_ms.get(stage.name, stage.started_ms) < _PROGRESS_EVERY_MS or not task.over:
+            return []
+        self._told_ms[stage.name] = at_ms
+        return [f"{stage.name} {stage.done:,} of {stage.total:,} tasks, {self.model.rate(at_ms):.0f}/s"]
+
+    def _tells(self, stage: str) -> bool:
+        return self._verbose or self.model.stages[stage].total <= _MANY
+
+    def _stage_end(self, stage: StageView) -> str:
+        if stage.status == "not_run":
+            return f"{stage.name} not run"
+        why = f": {one_line(str(stage.failure), 500)}" if stage.failure else ""
+        return f"{stage.name} {stage.status} in {duration(stage.duration_ms(stage.finished_ms))}{why}"
+
+
+def progress_text(progress: Progress) -> str:
+    """`40 % (400 of 1,000 files) hashing`."""
+    parts = []
+    fraction = progress.fraction
+    if fraction is None and progress.done is not None and progress.total:
+        fraction = progress.done / progress.total
+    if fraction is not None:
+        parts.append(f"{min(1.0, max(0.0, fraction)) * 100:.0f} %")
+    if progress.done is not None:
+        of = f" of {progress.total:,}" if progress.total is not None else ""
+        text = f"{progress.done:,}{of} {progress.unit}".strip()
+        parts.append(f"({text})" if parts else text)
+    if progress.message:
+        parts.append(one_line(progress.message, 200))
+    return " ".join(parts) or "is working"

@@ -1,0 +1,144 @@
+"""`noa show`: one run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from noa.cli.command import NoaCommand, home_option, json_option, plugin_option, print_json, run_argument, settings_of
+
+if TYPE_CHECKING:
+    from noa.cli.session import History
+
+__all__ = ["command"]
+
+
+@click.command(cls=NoaCommand, name="show", short_help="Show one run: its stages, tasks, inputs and outputs.")
+@run_argument
+@json_option
+@plugin_option
+@home_option
+def command(run: str, *, as_json: bool, plugins: tuple[str, ...], home: str | None) -> None:
+    """Show RUN: its status, inputs, stages and tasks with their attempts and durations, failures and outputs.
+
+    RUN is the id of a run, any beginning of it that is unique, or `latest`.
+
+    \b
+    Examples:
+      noa show latest
+      noa show 20261122-2215 --json
+    """
+    from noa.cli.session import open_store, run_async
+
+    async def read() -> History:
+        async with open_store(settings_of(home, plugins)) as store:
+            return await store.history(run)
+
+    history = run_async(read)
+    if as_json:
+        print_json(_dict(history))
+    else:
+        for line in _lines(history):
+            click.echo(line)
+
+
+def _dict(history: History) -> dict[str, Any]:
+    from noa.cli.summary import failure_dict
+
+    view = history.view
+    return {
+        "run_id": view.run_id,
+        "workflow": view.workflow,
+        "version": view.version,
+        "status": view.status,
+        "degraded": view.degraded,
+        "created_at_ms": view.created_ms,
+        "finished_at_ms": view.finished_ms or None,
+        "owner": history.record.owner,
+        "resumed": view.resumed,
+        "inputs": view.inputs,
+        "outputs": view.outputs,
+        "output_uri": view.output_uri,
+        "failure": failure_dict(view.failure),
+        "stages": [
+            {
+                "name": stage.name,
+                "type": stage.type,
+                "status": stage.status,
+                "started_at_ms": stage.started_ms or None,
+                "finished_at_ms": stage.finished_ms or None,
+                "failure": failure_dict(stage.failure),
+                "tasks": [
+                    {
+                        "path": task.path,
+                        "agent": task.agent,
+                        "action": task.action,
+                        "status": task.status,
+                        "attempts": task.attempt,
+                        "duration_ms": task.duration_ms(task.finished_ms) if task.finished_ms else None,
+                        "outputs": history.state.tasks[task.path].outputs
+                        if history.state and task.path in history.state.tasks
+                        else None,
+                        "failure": failure_dict(task.failure),
+                    }
+                    for task in stage.tasks.values()
+                ],
+            }
+            for stage in view.stages.values()
+        ],
+    }
+
+
+def _lines(history: History) -> list[str]:
+    from noa.cli.command import style
+    from noa.cli.session import now_ms
+    from noa.cli.summary import failure_lines, output_files
+    from noa.cli.text import columns, duration, one_line, short_json, timestamp
+
+    view, now = history.view, now_ms()
+    status = view.status.replace("_", " ") + (" (degraded)" if view.degraded else "")
+    head = [
+        ["run", view.run_id],
+        ["workflow", f"{view.workflow} {view.version}".strip()],
+        ["status", status],
+        ["started", timestamp(view.created_ms)],
+        ["took" if view.finished_ms else "going on for", duration(view.duration_ms(now))],
+    ]
+    if view.resumed:
+        head.append(["resumed", f"{view.resumed} times" if view.resumed > 1 else "once"])
+    head += [[f"input {name}", short_json(value)] for name, value in view.inputs.items()]
+    lines = columns(head)
+    if history.problem:
+        lines.append(f"note: the plan cannot be read now, so waiting tasks are not shown: {one_line(history.problem)}")
+    lines.append("")
+    for stage in view.stages.values():
+        took = f"  {duration(stage.duration_ms(now))}" if stage.started_ms else ""
+        why = f"  ({one_line(stage.reason)})" if stage.reason else ""
+        lines.append(f"{style(stage.name, bold=True)}  {_status(stage.status)}{took}{why}")
+        rows = []
+        for task in stage.tasks.values():
+            what = f"{task.agent} · {task.action}" if task.agent else task.action
+            attempts = f"attempt {task.attempt}" if task.attempt > 1 else ""
+            took = duration(task.duration_ms(now)) if task.started_ms else ""
+            note = one_line(str(task.failure), 120) if task.failure else one_line(task.reason)
+            rows.append([f"  {task.path}", task.status.replace("_", " "), took, what, attempts, note])
+        lines += columns(rows)
+    if view.failure is not None:
+        lines += ["", *failure_lines(view.failure, "")]
+    if view.outputs:
+        lines += ["", "outputs"]
+        lines += columns([[f"  {name}", short_json(value)] for name, value in view.outputs.items()])
+    files = output_files(view.output_uri)
+    if files:
+        lines += ["", "files", *(f"  {path.as_uri()}" for path in files)]
+    if not view.finished_ms:
+        lines += ["", f"what it waits for: noa why {view.run_id}"]
+    return lines
+
+
+def _status(status: str) -> str:
+    from noa.cli.command import style
+
+    colors = {"succeeded": "green", "failed": "red", "running": "cyan", "cancelled": "yellow"}
+    return style(status.replace("_", " "), colors.get(status))

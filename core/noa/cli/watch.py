@@ -1,0 +1,96 @@
+"""Shows a run while it goes on: nothing, plain lines, or a live view on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import IO, Self
+
+import click
+
+from noa.cli.session import now_ms
+from noa.model.events import Event, RunCreated
+from noa.model.execution import Observation
+from noa.model.ids import RunId, TaskPath
+from noa.monitoring.progress import ProgressModel, TaskView
+
+__all__ = ["Watch", "choose_watch"]
+
+KEPT_TASKS = 2_000
+"""A stage with more tasks than this forgets those that succeeded."""
+
+
+class Watch:
+    """Shows nothing; the others inherit. `model` is set before the run begins.
+
+    `on_event` and `on_observation` are what `noa.Runtime` takes; events of sub-workflows' runs are left out.
+    """
+
+    def __init__(self) -> None:
+        self.model = ProgressModel(keep=KEPT_TASKS)
+        self.run_id: RunId | None = None
+        self._reader_gone = False
+
+    def on_event(self, run: RunId, seq: int, event: Event) -> None:
+        """Take an event."""
+        if self.run_id is None and isinstance(event, RunCreated):
+            self.run_id = run
+        if run == self.run_id:
+            self.model.apply(event)
+            self.show_event(event)
+
+    def on_observation(self, run: RunId, task: TaskPath, attempt: int, observation: Observation) -> None:
+        """Take an observation."""
+        if run == self.run_id:
+            view = self.model.observe(task, attempt, observation)
+            if view is not None:
+                self.show_observation(view, observation)
+
+    def show_event(self, event: Event) -> None:
+        """Called after `model` has it."""
+
+    def show_observation(self, task: TaskView, observation: Observation) -> None:
+        """Called after `model` has it."""
+
+    def say(self, text: str) -> None:
+        """Something that a person must read, such as what a second Ctrl-C does."""
+        self.write(text)
+
+    def write(self, text: str, stream: IO[str] | None = None) -> None:
+        """Print a line; a reader that went away does not end the run."""
+        if self._reader_gone:
+            return
+        try:
+            click.echo(text, file=stream or sys.stderr)
+        except (OSError, ValueError):
+            self._reader_gone = True
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def now_ms(self) -> int:
+        """UTC epoch milliseconds."""
+        return now_ms()
+
+
+def choose_watch(*, as_json: bool, quiet: bool, verbose: bool) -> Watch:
+    """The one that fits: silent when quiet, live where a terminal shows it, else lines; on stderr beside JSON."""
+    if quiet:
+        return Watch()
+    stream = sys.stderr if as_json else sys.stdout
+    if stream.isatty() and _can_draw():
+        from noa.cli.live import LiveWatch
+
+        return LiveWatch(stream, verbose=verbose)
+    from noa.cli.lines import LineWatch
+
+    return LineWatch(stream, verbose=verbose)
+
+
+def _can_draw() -> bool:
+    import os
+
+    return os.environ.get("TERM", "") not in ("", "dumb")

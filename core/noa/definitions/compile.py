@@ -43,12 +43,12 @@ from noa.plugin.registry import Registry
 __all__ = ["ChildLoader", "Compiled", "compile_plan"]
 
 ChildLoader: TypeAlias = Callable[[str, NodePath], "tuple[str, Plan | None]"]
-"""Loads the sub-workflow that a task at a path names: its key in `Plan.children`, and the plan or None with problems."""
+"""Loads the sub-workflow that a task at a path names: its key in `Plan.children`, and its plan (None with problems)."""
 
 
 @dataclass(slots=True)
 class Compiled:
-    """A plan, and what further checks want to know of it: the manifest's entry of each task by `(stage, template, index)`."""
+    """A plan, and what is known of its tasks by `(stage, template, index)`: manifest entry and place."""
 
     plan: Plan
     actions: dict[tuple[str, str, int], ActionInfo]

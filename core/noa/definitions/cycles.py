@@ -56,7 +56,7 @@ class WaitGraph:
 
     def _still_cyclic(self, nodes: set[int]) -> set[int]:
         """The nodes that are on a cycle of these nodes, or wait for one."""
-        missing = {n: 0 for n in nodes}
+        missing = dict.fromkeys(nodes, 0)
         waiting: dict[int, list[int]] = {}
         for node in nodes:
             for other in self.waits[node]:

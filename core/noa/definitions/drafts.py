@@ -1,4 +1,4 @@
-"""Data to validated models, stage by stage. What is wrong is reported and left out, so that the rest is still checked."""
+"""Data to models, stage by stage. What is wrong is reported and left out, so that the rest is still checked."""
 
 from __future__ import annotations
 
@@ -57,13 +57,16 @@ def read_workflow(source: Source, problems: list[Problem]) -> WorkflowModel | No
     shallow: Any = data
     if isinstance(workflow, dict) and isinstance(workflow.get("stages"), list) and workflow["stages"]:
         shallow = data | {"workflow": workflow | {"stages": [None]}}
-    model = _validated(source, DefinitionModel, shallow, (), problems)
+    model: DefinitionModel | None = _validated(source, DefinitionModel, shallow, (), problems)
     if model is not None:
         return model.workflow
     if not isinstance(workflow, dict):
         return None
     stand_in = {"name": "unnamed", "stages": [None]}
-    return _validated(source, WorkflowModel, stand_in | shallow["workflow"], ("workflow",), [])
+    rest: WorkflowModel | None = _validated(
+        source, WorkflowModel, stand_in | shallow["workflow"], ("workflow",), [], again=True
+    )
+    return rest
 
 
 def read_stages(source: Source, types: Mapping[str, StageType], problems: list[Problem]) -> list[StageDraft]:
@@ -146,8 +149,6 @@ def _validated(
             return model.model_validate(raw)
         except ValidationError as error:
             problems += model_problems(source, error, model, path)
-            if not again and path == ("workflow",):
-                again = True
             if not again:
                 return None
             raw = _pruned(raw, error)

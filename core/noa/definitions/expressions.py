@@ -1,7 +1,7 @@
 """CEL expressions: compiled, checked, evaluated. The only module that imports the CEL library, and only when needed.
 
-An expression that is nothing but an access (`inputs.path`) is evaluated here with CEL's meaning and never reaches the library;
-most definitions have no other.
+An expression that is nothing but an access (`inputs.path`) is evaluated here with CEL's meaning and never reaches the
+library; most definitions have no other.
 """
 
 from __future__ import annotations
@@ -141,10 +141,10 @@ def _evaluate(expression: Expression, scope: Mapping[str, Any]) -> Any:
     chain = chain_of(expression.text)
     if chain is None:
         return _evaluate_cel(expression, scope)
-    value: Any = scope
+    value: Any = scope if isinstance(scope, dict) else dict(scope)
     for depth, part in enumerate(chain):
         try:
-            if (type(part) is str and isinstance(value, Mapping)) or (type(part) is int and isinstance(value, list)):
+            if isinstance(value, dict) if type(part) is str else isinstance(value, list):
                 value = value[part]
                 continue
         except (KeyError, IndexError):
@@ -308,9 +308,9 @@ def _mistakes(text: str, message: str) -> list[Mistake]:
     for line in text.split("\n"):
         starts.append(starts[-1] + len(line) + 1)
     found = []
-    for line, column, reason in _MISTAKE.findall(message):
+    for line, column, raw in _MISTAKE.findall(message):
         row = min(max(int(line), 1), len(starts) - 1)
-        reason = reason.strip()
+        reason = raw.strip()
         name = re.match(r"undeclared reference to '([^']*)'", reason)
         found.append(Mistake(_simple(reason), starts[row - 1] + max(int(column) - 1, 0), name[1] if name else ""))
     return found or [Mistake(_reason(message))]

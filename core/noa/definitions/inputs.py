@@ -59,8 +59,9 @@ def _check_schema(source: Source, schema: Mapping[str, Any], path: NodePath, pro
 
 
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
-_ANNOTATIONS = {"title", "description", "examples", "$comment", "$defs", "$id", "$schema", "$anchor", "definitions",
-                "deprecated", "readOnly", "writeOnly", "contentMediaType", "contentEncoding", "contentSchema", "default",
+_ANNOTATIONS = {"title", "description", "examples", "$comment", "$defs", "$id", "$schema", "$anchor",
+                "definitions", "deprecated", "readOnly", "writeOnly", "contentMediaType", "contentEncoding",
+                "contentSchema", "default",
                 "then", "else", "minContains", "maxContains", "$vocabulary", "$dynamicAnchor"}  # fmt: skip
 
 

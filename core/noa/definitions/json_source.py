@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import json
 import re
-from json.decoder import scanstring
 from typing import Any
 
 from noa.definitions.source import MAX_DEPTH, Node, Source
@@ -16,6 +15,7 @@ __all__ = ["parse_json"]
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
 _WORDS = {"true": True, "false": False, "null": None}
+_scan_string: Any = json.decoder.scanstring  # type: ignore[attr-defined]
 _WORD = re.compile(r"[A-Za-z]+")
 
 
@@ -98,7 +98,7 @@ class _Reader:
 
     def _string(self) -> str:
         try:
-            value, self.at = scanstring(self.text, self.at + 1, True)
+            value, self.at = _scan_string(self.text, self.at + 1, True)
         except json.JSONDecodeError as error:
             self.at = error.pos
             raise self._fatal("NOT_JSON", f"not valid JSON: {error.msg}") from None

@@ -1,4 +1,4 @@
-"""From a file, a text or a dict to a plan: the one door. Sub-workflows are found here, on disk or among pinned texts."""
+"""From a file, a text or a dict to a plan. Sub-workflows are found here, on disk or among pinned texts."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def _replicas(value: Any) -> Any:
     return {"min": value, "max": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Recovery = Annotated[list[Any], WithJsonSchema({"$ref": "#/$defs/Recovery"})]
+Recovery = Annotated[list[Any], WithJsonSchema({"x-noa-ref": "Recovery"})]
 _LATER = "Parsed, and refused until a later version runs it. "
 
 
@@ -279,14 +279,16 @@ class WorkflowModel(_Model):
     outputs: dict[Name, Any] = Field(default_factory=dict, description="Outputs of a run; ${{ }} holds CEL.")
     agents: dict[Name, AgentModel] = Field(default_factory=dict, description="Agents that only this workflow uses.")
     resources: dict[Name, Quantity] = Field(default_factory=dict, description="Capacity of named pools.")
-    defaults: DefaultsModel = Field(default_factory=DefaultsModel, description="For all tasks.")
+    defaults: DefaultsModel = Field(
+        default_factory=lambda: DefaultsModel.model_validate({}), description="For all tasks."
+    )
     recovery: Recovery | None = Field(None, description="Strategies for tasks whose stage has none.")
     on_failure: Literal["fail", "rollback"] = Field("fail", description="What a failed run does.")
     timeout: DurationMs | None = Field(None, description="Limit for the run.")
     max_parallel: Annotated[int, Field(ge=1)] | None = Field(None, description="How many tasks may run at once.")
     mode: str = Field("auto", description="Mode of execution; only auto until a later version.")
     alerts: Any = Field(None, description=_LATER + "Where alerts go.")
-    stages: Annotated[list[Any], Field(min_length=1), WithJsonSchema({"$ref": "#/$defs/Stages"})] = Field(
+    stages: Annotated[list[Any], Field(min_length=1), WithJsonSchema({"x-noa-ref": "Stages"})] = Field(
         description="Stages; their order says nothing, depends_on does."
     )
 

@@ -174,13 +174,10 @@ def _existing(source: Source, path: NodePath) -> NodePath:
     kept: list[str | int] = []
     value = source.data
     for part in path:
-        if isinstance(value, dict) and part in value:
+        inside = isinstance(value, dict) and part in value
+        if inside or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
             value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
-        else:
-            continue
-        kept.append(part)
+            kept.append(part)
     return tuple(kept)
 
 

@@ -36,8 +36,10 @@ def compile_recovery(
 def _entry(
     source: Source, strategies: Mapping[str, RecoveryStrategy], entry: Any, path: NodePath, problems: list[Problem]
 ) -> StrategySpec | None:
+    options: Any = None
+    below = path
     if isinstance(entry, str):
-        name, options, below = entry, {}, path
+        name = entry
     elif isinstance(entry, dict) and len(entry) == 1:
         name, options = next(iter(entry.items()))
         below = (*path, name)

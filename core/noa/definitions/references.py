@@ -1,8 +1,8 @@
 """What an expression reads, found without running it.
 
-A bare access such as `stages.a["b"].outputs.x` is parsed here. Everything else comes from the type-checked syntax tree that
-the CEL compiler serialises (`cel.expr.CheckedExpr`, field numbers of cel-spec `checked.proto` and `syntax.proto`), read as
-protobuf wire format. Names that a macro binds, as in `list.exists(item, …)`, hide those of the scope.
+A bare access such as `stages.a["b"].outputs.x` is parsed here. Everything else comes from the type-checked syntax tree
+that the CEL compiler serialises (`cel.expr.CheckedExpr`, field numbers of cel-spec `checked.proto` and `syntax.proto`),
+read as protobuf wire format. Names that a macro binds, as in `list.exists(item, …)`, hide those of the scope.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _IDENT = r"[A-Za-z_][A-Za-z0-9_]*"
 _CHAIN = re.compile(rf"""^{_IDENT}(?:\.{_IDENT}|\["[^"\\\n]*"\]|\['[^'\\\n]*'\]|\[[0-9]{{1,9}}\])*$""")
 _PART = re.compile(rf"""({_IDENT})|\["([^"]*)"\]|\['([^']*)'\]|\[([0-9]+)\]""")
 _RESERVED = frozenset({
-    "as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop", "namespace",
-    "null", "package", "return", "true", "var", "void", "while",
+    "as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop",
+    "namespace", "null", "package", "return", "true", "var", "void", "while",
 })  # fmt: skip
 
 

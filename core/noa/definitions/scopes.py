@@ -88,8 +88,7 @@ class ExpressionCompiler:
 
     def condition(self, text: ExpressionText, path: NodePath, where: Place) -> Expression | None:
         """A bare expression that must give true or false."""
-        made = self.bare(text, path, where, boolean=True)
-        return made
+        return self.bare(text, path, where, boolean=True)
 
     def bare(self, text: str, path: NodePath, where: Place, *, boolean: bool = False) -> Expression | None:
         """A bare expression; one in `${{ }}` is taken as well."""
@@ -241,7 +240,7 @@ class ExpressionCompiler:
         return None
 
     def _field(self, use: Use, names: Iterable[str] | None, what: str, at: Position, path: NodePath) -> None:
-        if names is None or not use.path or use.path[0] in names:
+        if names is None or not use.path or str(use.path[0]) in names:
             return
         name = str(use.path[0])
         self._add("UNKNOWN_INPUT" if what == "input" else "UNKNOWN_NAME", path,
@@ -307,7 +306,8 @@ class ExpressionCompiler:
     def _hyphen_hint(self, inner: str) -> str:
         """Where someone wrote `stages.my-stage.x`, how to write it."""
         names = {*self.stages, *(t for s in self.stages.values() for t in s.tasks)} if "-" in inner else set()
-        for name in _HYPHENATED.findall(inner):
+        for found in _HYPHENATED.findall(inner):
+            name = found
             while name:
                 if name in names:
                     return f"CEL takes '-' for minus; write [\"{name}\"] instead of .{name}."

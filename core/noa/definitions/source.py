@@ -89,12 +89,10 @@ class Source:
         """Whether the document has a node at this path."""
         value = self.data
         for part in path:
-            if isinstance(value, dict) and part in value:
-                value = value[part]
-            elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-                value = value[part]
-            else:
+            inside = isinstance(value, dict) and part in value
+            if not inside and not (isinstance(value, list) and isinstance(part, int) and part < len(value)):
                 return False
+            value = value[part]
         return True
 
     def position(self, path: Sequence[str | int], *, key: bool = False) -> Position:
@@ -116,7 +114,7 @@ class Source:
         return Position(*at)
 
     def text_position(self, path: Sequence[str | int], text: str, offset: int) -> Position:
-        """Where character `offset` of the scalar `text` at this path stands; the scalar's start where that is unsure."""
+        """Where character `offset` of the scalar `text` at this path stands; its start where that is unsure."""
         start = self.position(path)
         if not start.line:
             return start

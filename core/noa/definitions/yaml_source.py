@@ -1,7 +1,7 @@
 """YAML 1.2 core text to data with positions, in one pass over the parser's events.
 
-Nothing is composed or resolved by the library: depth, duplicate keys, aliases and tags are judged here, before they can do
-harm. Composing 100,000 nested brackets would end the interpreter.
+Nothing is composed or resolved by the library: depth, duplicate keys, aliases and tags are judged here, before they can
+do harm. Composing 100,000 nested brackets would end the interpreter.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`loop`: its tasks once for each item of a list, or while or until a condition holds. Always bounded.
 
-An iteration is a block; its key is its index. Its tasks run one after the other. In their scope are `index`, with `for_each`
-also `item`, and, where iterations run one at a time, `previous`: the outputs of the last iteration's tasks by name, null
-in the first.
+An iteration is a block; its key is its index. Its tasks run one after the other. In their scope are `index`, with
+`for_each` also `item`, and, where iterations run one at a time, `previous`: the outputs of the last iteration's tasks
+by name, null in the first.
 """
 
 from __future__ import annotations

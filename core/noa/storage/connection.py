@@ -75,7 +75,6 @@ def connect(path: Path, *, synchronous: str = "FULL") -> sqlite3.Connection:
         _enter_wal(connection)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA wal_autocheckpoint = 2000")
     except BaseException:
         connection.close()
         raise

@@ -1,7 +1,11 @@
-"""The one thread that writes a journal, with group commit.
+"""The one writer of a journal, with group commit on its own thread.
 
 What waits when the thread is free goes into one transaction, so concurrent runs share the cost of the disk. Each piece
 of work has its own outcome: one that is refused or breaks does not take the others with it.
+
+A lone chain of appends shares with nobody, and handing each to a thread and back costs half as much again as the commit
+itself. While appends come one by one and the disk answers at once (`INLINE_LIMIT_S`), they are committed on the loop's
+thread, which would only wait for them; the first sign of company or of a slow disk goes back to the thread.
 """
 
 from __future__ import annotations
@@ -12,15 +16,22 @@ import hashlib
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from noa.errors import ConflictError, JournalError, NoaError, RunNotFoundError
-from noa.storage.connection import journal_error
+from noa.storage.connection import BUSY_TIMEOUT_S, journal_error
 from noa.storage.migrations import SEQ_BITS
 
-__all__ = ["Append", "Work", "Writer", "chain_hash"]
+__all__ = ["INLINE_LIMIT_S", "Append", "Work", "Writer", "chain_hash"]
+
+INLINE_LIMIT_S = 0.001
+"""Commits that recently took longer than this are made on the thread only."""
+
+_LONE = 3
+"""So many appends must have come one by one before the next is committed on the loop's thread."""
 
 _CHUNK = 32
 """Rows for each statement. One statement of many rows gives the GIL away once, not once a row."""
@@ -80,7 +91,8 @@ def chain_hash(previous: bytes, body: bytes) -> bytes:
 class Writer:
     """Runs jobs in transactions on its own thread; futures are resolved on the loop's thread.
 
-    `submit` is for the loop's thread only. The connection belongs to the writer until `close` has returned.
+    `submit` is for the loop's thread only. The connection belongs to the writer until `close` has returned: to its
+    thread while anything is handed over, else to the loop's.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: str, loop: asyncio.AbstractEventLoop) -> None:
@@ -91,6 +103,10 @@ class Writer:
         self._queue: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
         self._heads: dict[str, tuple[int, int, bytes]] = {}  # run id -> (number, last seq, last hash)
         self._closed = False
+        self._handed_over = 0  # batches with the thread; loop's thread only
+        self._lone = 0  # batches of one job in a row; loop's thread only
+        self._cost_s = 0.0  # of a transaction, moving average
+        self._patience_s = BUSY_TIMEOUT_S
         self._thread = threading.Thread(target=self._serve, name="noa-journal-writer", daemon=True)
         self._thread.start()
 
@@ -114,47 +130,90 @@ class Writer:
         await asyncio.to_thread(self._thread.join)
 
     def keep_head(self, run_id: str, number: int, seq: int, last_hash: bytes) -> None:
-        """Note where a run's history ends. Writer's thread only."""
+        """Note where a run's history ends. For jobs only."""
         self._heads[run_id] = (number, seq, last_hash)
 
     def drop_head(self, run_id: str) -> None:
-        """Forget where a run's history ends; it is read again when needed. Writer's thread only."""
+        """Forget where a run's history ends; it is read again when needed. For jobs only."""
         self._heads.pop(run_id, None)
 
     def _flush(self) -> None:
-        if self._waiting:
-            self._queue.put(self._waiting)
-            self._waiting = []
+        batch, self._waiting = self._waiting, []
+        if not batch:
+            return
+        if len(batch) == 1 and not self._handed_over:
+            self._lone += 1
+            if self._lone > _LONE and self._cost_s < INLINE_LIMIT_S and self._commit_here(batch):
+                return
+        else:
+            self._lone = 0
+        self._handed_over += 1
+        self._queue.put(batch)
+
+    def _commit_here(self, batch: list[Job]) -> bool:
+        """Commit on the loop's thread; False where that would wait for another process. The writer's thread is idle."""
+        if self._closed or not isinstance(batch[0], Append):
+            return False
+        try:
+            self._set_patience(0)
+            self._begin()
+        except sqlite3.Error:
+            return False  # the thread waits, or meets the same error and tells it
+        _resolve(self._transact(batch))
+        return True
 
     def _serve(self) -> None:
-        while (batch := self._queue.get()) is not None:
-            last = False
+        closing = False
+        while not closing and (batch := self._queue.get()) is not None:
+            count = 1
             while not self._queue.empty():
                 more = self._queue.get()
                 if more is None:
-                    last = True
+                    closing = True
                     break
                 batch += more
+                count += 1
             outcomes = self._commit(batch)
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(_resolve, outcomes)
-            if last:
-                return
+                self._loop.call_soon_threadsafe(self._handed_back, outcomes, count)
+
+    def _handed_back(self, outcomes: list[Outcome], count: int) -> None:
+        self._handed_over -= count
+        _resolve(outcomes)
 
     def _commit(self, batch: list[Job]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
         try:
-            if self._connection.in_transaction:  # an earlier ROLLBACK failed
-                self._connection.execute("ROLLBACK")
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._set_patience(BUSY_TIMEOUT_S)
+            self._begin()
+        except sqlite3.Error as error:
+            return [(job, None, self._failure(job, error)) for job in batch]
+        return self._transact(batch)
+
+    def _begin(self) -> None:
+        if self._connection.in_transaction:  # an earlier ROLLBACK failed
+            self._connection.execute("ROLLBACK")
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def _set_patience(self, patience_s: float) -> None:
+        """How long a BEGIN waits for other processes."""
+        if patience_s != self._patience_s:
+            self._connection.execute(f"PRAGMA busy_timeout = {round(patience_s * 1000)}")
+            self._patience_s = patience_s
+
+    def _transact(self, batch: list[Job]) -> list[Outcome]:
+        """Do the work of an open transaction and end it; where it fails, do each job in one of its own."""
+        outcomes: list[Outcome] = []
+        began_s = time.perf_counter()
+        try:
             self._apply(batch, outcomes)
             self._connection.execute("COMMIT")
         except Exception as error:  # whatever a job raises: the thread that all runs depend on must go on
             self._heads.clear()
             self._rollback()
-            if len(batch) > 1 and not _is_busy(error):
+            if len(batch) > 1:
                 return [outcome for job in batch for outcome in self._commit([job])]
             return [(job, None, self._failure(job, error)) for job in batch]
+        self._cost_s += 0.2 * (time.perf_counter() - began_s - self._cost_s)
         return outcomes
 
     def _apply(self, batch: list[Job], outcomes: list[Outcome]) -> None:
@@ -271,10 +330,6 @@ class Writer:
         failure = journal_error(error, self._path, doing)
         failure.__cause__ = error
         return failure
-
-
-def _is_busy(error: Exception) -> bool:
-    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def _resolve(outcomes: list[Outcome]) -> None:

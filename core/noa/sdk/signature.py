@@ -8,8 +8,10 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError, create_model
 from pydantic_core import PydanticSerializationError, to_jsonable_python
+from typing_extensions import is_typeddict  # pydantic brings it, and on 3.11 accepts its TypedDict alone
 
 from noa.errors import PluginError
 from noa.model.payload import Artifact
@@ -123,6 +125,7 @@ class Outputs:
             if self._adapter is not None:
                 value = self._adapter.validate_python(value)
             result = to_jsonable_python(value, fallback=_jsonable, inf_nan_mode="null")
+            msgspec.json.encode(result)  # finds text that is not UTF-8, where its author can still be named
         except ValidationError as error:
             problems = explain(error)
             raise ActionFailed(
@@ -167,7 +170,7 @@ def _short(value: Any) -> str:
 def _is_object(hint: Any) -> bool:
     origin = typing.get_origin(hint) or hint
     return (
-        typing.is_typeddict(origin)
+        is_typeddict(origin)
         or dataclasses.is_dataclass(origin)
         or (inspect.isclass(origin) and issubclass(origin, (BaseModel, Mapping)))
     )
@@ -176,7 +179,9 @@ def _is_object(hint: Any) -> bool:
 def _is_plain_dict(hint: Any) -> bool:
     origin = typing.get_origin(hint) or hint
     arguments = typing.get_args(hint)
-    return inspect.isclass(origin) and issubclass(origin, Mapping) and (not arguments or arguments[1] is Any)
+    if is_typeddict(origin) or not inspect.isclass(origin):
+        return False
+    return issubclass(origin, Mapping) and (not arguments or arguments[1] is Any)
 
 
 def _adapter(hint: Any, where: str) -> TypeAdapter[Any]:

@@ -122,8 +122,8 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
 def _check_home(settings: Settings) -> None:
     if settings.journal is None and not settings.home.is_dir():
         raise RunNotFoundError(
-            f"no runs: the state folder {settings.home.absolute()} does not exist. Begin one with `noa run FILE`, or name "
-            "another folder with --home or NOA_HOME"
+            f"no runs: the state folder {settings.home.absolute()} does not exist. Begin one with `noa run FILE`, or "
+            "name another folder with --home or NOA_HOME"
         )
 
 

@@ -135,7 +135,9 @@ def _problem(
         return source.problem(
             "UNKNOWN_KEY", f"{where}unknown key '{loc[-1]}'. {known(str(loc[-1]), keys)}", path, key=True
         )
-    label = f"'{_key_of(path)}': " if _key_of(path) else ""
+    inside_list = bool(path) and isinstance(path[-1], int)
+    label = "" if inside_list and isinstance(item["input"], (dict, BaseModel)) else f"'{_key_of(path)}': "
+    label = label if _key_of(path) else ""
     if kind in _EXPECTED:
         hint = "Put it in quotes." if kind == "string_type" and isinstance(item["input"], (int, float)) else ""
         message = f"{where}{label}expected {_EXPECTED[kind]}, got {kind_of(item['input'])}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from noa.definitions.models import DefinitionModel, StageModel
+from noa.definitions.models import DefinitionModel, StageModel, TaskModel
 from noa.plugin.registry import Registry
 
 __all__ = ["json_schema"]
@@ -18,6 +18,7 @@ def json_schema(registry: Registry) -> dict[str, Any]:
     """JSON Schema (2020-12) of a definition. Editors take completion and hover texts from it."""
     definitions: dict[str, Any] = {}
     root = _embedded(DefinitionModel, "", definitions)
+    definitions["TaskModel"] = _embedded(TaskModel, "", definitions)
     stages = []
     for name, kind in registry.stage_types.items():
         key = f"Stage.{name}"
@@ -87,9 +88,7 @@ def _embedded(model: type[BaseModel], prefix: str, definitions: dict[str, Any]) 
     """A model's schema, its definitions moved to the shared ones; a plugin's own get a prefix, so that none collide."""
     schema = model.model_json_schema(by_alias=True)
     own = schema.pop("$defs", {})
-    names = {
-        name: name if name in definitions and definitions[name] == part else prefix + name for name, part in own.items()
-    }
+    names = {name: name if definitions.get(name) == _renamed(part, {}) else prefix + name for name, part in own.items()}
     for name, part in own.items():
         definitions[names[name]] = _renamed(part, names)
     renamed: dict[str, Any] = _renamed(schema, names)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from noa.definitions import ExpressionError, ExpressionText, Scope, TaskList
@@ -23,12 +23,20 @@ DEFAULT_MAX_ITERATIONS = 10_000
 """Bound of a `for_each` that gives none."""
 
 
+def _items(value: Any) -> Any:
+    if value is None or isinstance(value, list) or (isinstance(value, str) and "${{" in value):
+        return value
+    raise PydanticCustomError("loop_items", "must be a list, or one expression ${{ … }} that gives one")
+
+
 class LoopOptions(BaseModel):
     """Keys of a loop stage: exactly one of `for_each`, `while`, `until`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    for_each: Any = Field(None, description="A list, or ${{ }} that gives one: the tasks run once for each item.")
+    for_each: Annotated[Any, AfterValidator(_items)] = Field(
+        None, description="A list, or ${{ }} that gives one: the tasks run once for each item."
+    )
     condition: Annotated[ExpressionText | None, Scope("previous", "index")] = Field(
         None, alias="while", description="CEL, asked before each iteration."
     )
@@ -52,14 +60,6 @@ class LoopOptions(BaseModel):
             raise PydanticCustomError("loop_bound", f"a loop with '{kinds[0]}' needs 'max_iterations'")
         if self.for_each is None and self.max_parallel > 1:
             raise PydanticCustomError("loop_parallel", f"a loop with '{kinds[0]}' runs one iteration at a time")
-        if (
-            self.for_each is not None
-            and not isinstance(self.for_each, list)
-            and not (isinstance(self.for_each, str) and "${{" in self.for_each)
-        ):
-            raise PydanticCustomError(
-                "loop_items", "'for_each' must be a list, or one expression ${{ … }} that gives one"
-            )
         return self
 
 

@@ -51,11 +51,10 @@ def noa_modes() -> Sequence[Mode]:
 
 @hookimpl
 def noa_journals() -> Mapping[str, type[Journal]]:
-    """SQLite; memory for tests and rehearsals."""
+    """SQLite."""
     from noa.storage import SqliteJournal
-    from noa.testing.memory_journal import MemoryJournal
 
-    return {"memory": MemoryJournal, "sqlite": SqliteJournal}
+    return {"sqlite": SqliteJournal}
 
 
 @hookimpl

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import getpass
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from noa.definitions import load_plan
 from noa.engine.engine import Engine, Running
@@ -23,9 +24,11 @@ from noa.model.plan import Plan
 from noa.monitoring.observers import PluginObservers
 from noa.orchestration import AgentFactory, ResourceLedger, host_resources
 from noa.plugin import AgentDeclaration, Journal, Registry, hookimpl
-from noa.storage import ObservationStore
+from noa.storage import ObservationStore, new_owner
 
 __all__ = ["RunResult", "Runtime", "Settings", "run", "run_sync"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +192,7 @@ class Runtime:
             journal=self._journal,
             dispatcher=self._factory,
             artifacts=artifacts,
+            owner=new_owner(),
             on_event=self._event_observer(),
             on_observation=self._observed,
             prepare=self._prepare,
@@ -263,7 +267,7 @@ class Runtime:
         if plan.agents:
             self.factory.add({name: _declared(plan, name) for name in plan.agents})
         if plan.resources:
-            self._ledger.add(plan.resources)
+            self._ledger.declare(plan.resources)
 
     def _event_observer(self) -> EventObserver | None:
         observers: list[EventObserver] = [o for o in (self._on_event, self._plugin_observers) if o is not None]
@@ -279,7 +283,7 @@ class Runtime:
     def _observed(self, run: RunId, task: TaskPath, attempt: int, observation: Observation) -> None:
         if self._on_observation is not None:
             self._on_observation(run, task, attempt, observation)
-        self.observations.add(run, task, attempt, observation)
+        self.observations.add(run, task, attempt, observation, time.time_ns() // 1_000_000)
 
 
 async def run(
@@ -370,7 +374,7 @@ def _make_folder(home: Path) -> None:
         raise UsageError(f"state folder {home} cannot be made: {error.strerror}. Name another with NOA_HOME") from error
 
 
-def _opened(part: Any) -> Any:
+def _opened(part: T | None) -> T:
     if part is None:
         raise InternalError("the runtime is not open; use `async with Runtime() as runtime`")
     return part

@@ -1,4 +1,4 @@
-"""A crash after any event, then resume: the same end, and no finished task again. Random graphs under random schedules."""
+"""A crash after any event, then resume: the same end, no finished task again. Random graphs under random schedules."""
 
 import random
 from collections.abc import Callable

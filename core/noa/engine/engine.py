@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import os
 import secrets
-import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,14 +19,14 @@ from noa.engine.ports import Clock, Dispatcher, EventObserver, SystemClock, Task
 from noa.engine.run import LiveRun
 from noa.engine.state import RunState
 from noa.errors import ConflictError, JournalError, OwnershipError, RunStateError
-from noa.model.events import Event, RunCreated, RunResumed
+from noa.model.events import CancelRequested, Event, RunCreated, RunResumed
 from noa.model.execution import Assignment, Observation, Outcome, Succeeded
 from noa.model.failure import Failure
 from noa.model.ids import ExecutionId, RunId, TaskPath
 from noa.model.plan import Plan
-from noa.plugin import ArtifactStore, Journal, Lease, Registry
+from noa.plugin import ArtifactStore, Journal, Lease, Registry, SignalRecord
 
-__all__ = ["Engine", "Running", "new_owner", "new_run_id"]
+__all__ = ["Engine", "Running", "new_run_id"]
 
 log = logging.getLogger("noa.engine")
 
@@ -41,16 +39,6 @@ def new_run_id(now_ms: int) -> RunId:
     """A new id: time of creation in UTC, then 30 random bits, such as `20261122-221530-k3f9x2`."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now_ms / 1000))
     return RunId(stamp + "-" + "".join(secrets.choice(_ALPHABET) for _ in range(6)))
-
-
-def new_owner() -> str:
-    """Names this process as an owner of runs: host, process, start time of the process, and chance."""
-    try:
-        with open("/proc/self/stat", encoding="ascii", errors="replace") as stat:
-            started = stat.read().rpartition(")")[2].split()[19]
-    except OSError:
-        started = "0"
-    return f"{socket.gethostname()}:{os.getpid()}:{started}:{secrets.token_hex(4)}"
 
 
 class Running:
@@ -91,6 +79,7 @@ class Engine:
         journal: Open.
         dispatcher: Executes attempts.
         artifacts: For outputs that are too large for the journal.
+        owner: Names this engine in leases; unlike any other's.
         clock: Real time unless a test says else.
         on_event: Told of each event after it is on disk.
         on_observation: Told of what is seen of attempts.
@@ -104,6 +93,7 @@ class Engine:
         journal: Journal,
         dispatcher: Dispatcher,
         artifacts: ArtifactStore,
+        owner: str,
         clock: Clock | None = None,
         on_event: EventObserver | None = None,
         on_observation: TaskObserver | None = None,
@@ -120,7 +110,7 @@ class Engine:
         self._prepare = prepare or (lambda _plan: None)
         self._lease_ms = lease_ms
         self._evaluator = Evaluator()
-        self._owner = new_owner()
+        self._owner = owner
         self._live: dict[RunId, Running] = {}
         self._lives: dict[RunId, LiveRun] = {}
         self._children: dict[ExecutionId, Running | str] = {}
@@ -214,10 +204,13 @@ class Engine:
                 await self._journal.release(lease)
             raise
         now_ms = self._clock.now_ms()
-        resumed = RunResumed(at_ms=now_ms, owner=self._owner, fence=lease.fence)
+        first: list[Event] = [RunResumed(at_ms=now_ms, owner=self._owner, fence=lease.fence)]
+        # A wish to cancel that came while nobody drove the run counts before anything is executed again.
+        first += [_cancel_of(s, now_ms) for s in await self._journal.signals([run]) if s.kind == "cancel"]
+        for event in first:
+            core.state.apply(event)
         events, effects = core.outstanding(now_ms)
-        core.state.apply(resumed)
-        return self._drive(core, lease, history[-1][0], [resumed, *events], effects)
+        return self._drive(core, lease, history[-1][0], [*first, *events], effects)
 
     async def pinned_plan(self, created: RunCreated) -> Plan:
         """The plan of a run, compiled from the texts that were pinned when it began."""
@@ -339,12 +332,11 @@ class Engine:
     async def _keep(self) -> None:
         """Renew leases and pick up signals, while anything runs."""
         renewed_ms = self._clock.now_ms()
-        first = True
+        look = True
         while self._lives:
             try:
-                if await self._journal.changed() or first:
-                    first = False
-                    await self._apply_signals()
+                if await self._journal.changed() or look:
+                    look = await self._apply_signals()
                 if self._clock.now_ms() - renewed_ms > self._lease_ms / 3:
                     renewed_ms = self._clock.now_ms()
                     await self._renew()
@@ -359,13 +351,23 @@ class Engine:
             if live is not None:
                 live.lose(OwnershipError(f"run {run} is driven by another engine now; this one stops", run=run))
 
-    async def _apply_signals(self) -> None:
+    async def _apply_signals(self) -> bool:
+        """Hand signals to their runs. One is marked in a later round, when its event is in the journal: look again?"""
+        again = False
         for signal in await self._journal.signals(list(self._lives)):
             live = self._lives.get(signal.run_id)
-            if live is not None:
-                if signal.kind == "cancel":
-                    await live.cancel(actor=signal.actor, reason=signal.reason, signal=signal.signal_id)
+            if live is None:
+                continue
+            if signal.kind == "cancel" and signal.signal_id not in live.state.signals:
+                await live.cancel(actor=signal.actor, reason=signal.reason, signal=signal.signal_id)
+                again = True
+            else:
                 await self._journal.mark_signal(signal.signal_id, live.seq)
+        return again
+
+
+def _cancel_of(signal: SignalRecord, at_ms: int) -> CancelRequested:
+    return CancelRequested(at_ms=at_ms, actor=signal.actor, reason=signal.reason, signal=signal.signal_id)
 
 
 def _sha256(text: str) -> str:

@@ -69,6 +69,7 @@ class RunState:
         tasks: Tasks of all blocks that were opened, by path.
         stages: By name, in the order of the file.
         cancelled: Why the run is being ended early, or empty.
+        signals: Ids of the signals that were applied.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -83,6 +84,7 @@ class RunState:
         self.degraded = False
         self.cancelled = ""
         self.cancel_requested = False
+        self.signals: set[str] = set()
         self.created_ms = 0
         self.finished_ms = 0
         self.now_ms = 0
@@ -161,6 +163,8 @@ class RunState:
 
     def _cancel_requested(self, event: CancelRequested) -> None:
         self.cancel_requested = True
+        if event.signal:
+            self.signals.add(event.signal)
         if not self.cancelled:
             self._end_early(event.reason or "cancelled")
 

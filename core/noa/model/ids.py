@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import NewType
 
@@ -43,5 +42,5 @@ def parse_execution_id(value: str) -> tuple[RunId, TaskPath, int]:
 
 
 def idempotency_key(run: RunId, task: TaskPath) -> str:
-    """The same for all attempts of a task: 32 hexadecimal digits."""
-    return hashlib.sha256(f"{run}:{task}".encode()).hexdigest()[:32]
+    """The same for all attempts of a task: `run:stage/task`."""
+    return f"{run}:{task}"

@@ -101,7 +101,9 @@ class SidecarConnection(GrpcConnection):
                 raise AgentStartError(f"agent '{self._name}' did not listen on NOA_AGENT_LISTEN={self._listen.address}")
             await asyncio.sleep(pause_s)
             pause_s = min(_POLL_S, pause_s * 1.5)
-        self._open(grpc.aio.insecure_channel(self._listen.address, options=channel_options()), self._token)
+        # For a unix socket grpc would send the path, percent-encoded, as the authority, which strict HTTP/2 servers refuse.
+        options = channel_options(("grpc.default_authority", "localhost"))
+        self._open(grpc.aio.insecure_channel(self._listen.address, options=options), self._token)
         return await self._until_serving(deadline, deadline)
 
     async def _serving(self, ready: asyncio.Task[AgentHealth], process: SidecarProcess) -> AgentHealth:

@@ -1,0 +1,444 @@
+"""The shell around the core: appends before it acts, ends what it started, resumes, hands over. Real SQLite."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noa.engine.engine import Engine
+from noa.engine.run import LiveRun
+from noa.errors import ConflictError, InputError, JournalError, OwnershipError, RunNotFoundError, RunStateError
+from noa.model.events import AttemptFailed, AttemptSucceeded, Event, LateResult
+from noa.model.execution import Assignment, Outcome, Succeeded
+from noa.model.failure import Failure
+from noa.model.ids import ExecutionId, RunId
+from noa.model.plan import Plan
+from noa.plugin import Journal, Lease, Registry, SignalRecord
+from noa.storage import FileArtifactStore, SqliteJournal, new_owner
+from noa.testing.clock import FakeClock
+
+Compile = Callable[..., Plan]
+
+
+class Agents:
+    """A dispatcher whose work the test holds in its hands."""
+
+    def __init__(self) -> None:
+        self.asked: list[Assignment] = []
+        self.released: list[tuple[RunId, set[str]]] = []
+        self.waiting: dict[ExecutionId, asyncio.Future[Outcome]] = {}
+        self.answers: dict[str, Callable[[Assignment], Outcome]] = {}
+        self.arrived = asyncio.Event()
+
+    async def execute(self, assignment: Assignment, observe: Any) -> Outcome:
+        self.asked.append(assignment)
+        self.arrived.set()
+        if assignment.action in self.answers:
+            return self.answers[assignment.action](assignment)
+        future = asyncio.get_running_loop().create_future()
+        self.waiting[assignment.execution_id] = future
+        try:
+            return await future
+        finally:
+            del self.waiting[assignment.execution_id]
+
+    async def cancel(self, execution: ExecutionId, *, grace_s: float = 5.0, reason: str = "") -> None:
+        if execution in self.waiting:
+            self.waiting[execution].set_result(Failure("CANCELLED", reason))
+
+    async def release(self, run: RunId, agents: Collection[str]) -> None:
+        self.released.append((run, set(agents)))
+
+    async def until_asked(self, count: int) -> None:
+        while len(self.asked) < count:
+            self.arrived.clear()
+            await asyncio.wait_for(self.arrived.wait(), 10)
+
+
+class Setup:
+    """An engine on a store in a folder, and more engines on the same store."""
+
+    def __init__(self, folder: Path, registry: Registry) -> None:
+        self.folder = folder
+        self.registry = registry
+        self.agents = Agents()
+        self.seen: list[tuple[RunId, int, Event]] = []
+        self._open: list[tuple[Engine, Journal]] = []
+
+    async def engine(self, *, journal: Journal | None = None, **options: Any) -> Engine:
+        made = journal or SqliteJournal(f"sqlite://{self.folder / 'noa.db'}")
+        await made.open()
+        engine = Engine(
+            registry=self.registry,
+            journal=made,
+            dispatcher=self.agents,
+            artifacts=FileArtifactStore(f"file://{self.folder / 'artifacts'}"),
+            owner=options.pop("owner", None) or new_owner(),
+            on_event=lambda *event: self.seen.append(event),
+            **options,
+        )
+        self._open.append((engine, made))
+        return engine
+
+    async def close(self) -> None:
+        for engine, journal in self._open:
+            await engine.close()
+            await journal.close()
+
+
+@pytest.fixture
+async def setup(tmp_path: Path, registry: Registry) -> AsyncIterator[Setup]:
+    made = Setup(tmp_path, registry)
+    yield made
+    await made.close()
+
+
+def chain(*actions: str, **keys: object) -> dict:
+    tasks = [{"name": action, "agent": "a", "action": action, **keys} for action in actions]
+    return {"name": "s", "type": "sequential", "tasks": tasks}
+
+
+def give(**outputs: Any) -> Callable[[Assignment], Outcome]:
+    return lambda _assignment: Succeeded(outputs)
+
+
+async def test_every_event_is_on_disk_before_what_it_causes_is_done(setup: Setup, compile_stages: Compile) -> None:
+    engine = await setup.engine()
+    other = SqliteJournal(f"sqlite://{setup.folder / 'noa.db'}")
+    await other.open()
+    on_disk: list[list[str]] = []
+
+    class Watching(Agents):
+        async def execute(self, assignment: Assignment, observe: Any) -> Outcome:
+            events = await other.read(assignment.run_id)
+            on_disk.append([type(e).__name__ for _, e in events])
+            return Succeeded({})
+
+    engine._dispatcher = Watching()
+    running = await engine.start(compile_stages(chain("x", "y")))
+    await running.wait()
+    await other.close()
+    assert on_disk[0][-1] == "TaskScheduled"
+    assert on_disk[1][-2:] == ["AttemptSucceeded", "TaskScheduled"], "one commit a task in a chain"
+
+
+async def test_finished_run_is_released_by_the_agents_it_used(setup: Setup, compile_stages: Compile) -> None:
+    engine = await setup.engine()
+    setup.agents.answers = {"x": give()}
+    running = await engine.start(compile_stages(chain("x")))
+    state = await running.wait()
+    assert state.status == "succeeded"
+    assert setup.agents.released == [(running.run_id, {"a"})]
+
+
+async def test_events_reach_the_observer_in_order_and_after_the_commit(setup: Setup, compile_stages: Compile) -> None:
+    engine = await setup.engine()
+    setup.agents.answers = {"x": give(), "y": give()}
+    running = await engine.start(compile_stages(chain("x", "y")))
+    await running.wait()
+    assert [seq for _, seq, _ in setup.seen] == list(range(1, len(setup.seen) + 1))
+
+
+async def test_cancel_ends_the_run_and_what_goes_on(setup: Setup, compile_stages: Compile) -> None:
+    engine = await setup.engine()
+    running = await engine.start(compile_stages(chain("x", "y")))
+    await setup.agents.until_asked(1)
+    await running.cancel(actor="me", reason="enough")
+    state = await running.wait()
+    assert state.status == "cancelled"
+    assert [a.action for a in setup.agents.asked] == ["x"]
+
+
+async def test_cancel_signal_of_another_process_is_picked_up(setup: Setup, compile_stages: Compile) -> None:
+    engine = await setup.engine()
+    running = await engine.start(compile_stages(chain("x")))
+    await setup.agents.until_asked(1)
+    other = SqliteJournal(f"sqlite://{setup.folder / 'noa.db'}")
+    await other.open()
+    signal = SignalRecord("sig-1", running.run_id, "cancel", "ann", "wrong folder", {}, 1)
+    assert await other.put_signal(signal)
+    state = await asyncio.wait_for(running.wait(), 5)
+    assert state.status == "cancelled"
+    requested = next(e for _, _, e in setup.seen if type(e).__name__ == "CancelRequested")
+    assert (requested.actor, requested.reason, requested.signal) == ("ann", "wrong folder", "sig-1")
+    await other.close()
+
+
+async def test_closed_engine_leaves_a_run_that_another_one_finishes(setup: Setup, compile_stages: Compile) -> None:
+    plan = compile_stages(chain("x", "y"), outputs={"n": "${{ stages.s.x.outputs.n }}"})
+    setup.agents.answers = {"x": give(n=5)}
+    first = await setup.engine()
+    running = await first.start(plan)
+    await setup.agents.until_asked(2)
+    await first.close()
+    with pytest.raises(asyncio.CancelledError):
+        await running.wait()
+    second = await setup.engine()
+    setup.agents.answers["y"] = give()
+    again = await second.resume(running.run_id)
+    state = await again.wait()
+    assert state.outputs == {"n": 5}
+    assert [a.action for a in setup.agents.asked] == ["x", "y", "y"]
+    assert setup.agents.asked[1].execution_id == setup.agents.asked[2].execution_id, "asked for again under the same id"
+
+
+async def test_run_of_a_live_engine_is_not_taken_over(setup: Setup, compile_stages: Compile) -> None:
+    first = await setup.engine()
+    running = await first.start(compile_stages(chain("x")))
+    second = await setup.engine()
+    with pytest.raises(OwnershipError):
+        await second.resume(running.run_id)
+
+
+async def test_engine_that_lost_its_lease_stops_and_writes_nothing_more(setup: Setup, compile_stages: Compile) -> None:
+    plan = compile_stages(chain("x", "y"))
+    first = await setup.engine(lease_ms=1)
+    running = await first.start(plan)
+    await setup.agents.until_asked(1)
+    await asyncio.sleep(0.01)  # longer than the lease
+    second = await setup.engine()
+    again = await second.resume(running.run_id)
+    await setup.agents.until_asked(2)
+    for future in list(setup.agents.waiting.values()):
+        future.set_result(Succeeded({}))
+    with pytest.raises(OwnershipError):
+        await asyncio.wait_for(running.wait(), 5)
+    setup.agents.answers["y"] = give()
+    for future in list(setup.agents.waiting.values()):
+        future.set_result(Succeeded({}))
+    assert (await asyncio.wait_for(again.wait(), 5)).status == "succeeded"
+
+
+async def test_two_engines_that_resume_at_once_one_wins(setup: Setup, compile_stages: Compile) -> None:
+    first = await setup.engine()
+    running = await first.start(compile_stages(chain("x")))
+    await setup.agents.until_asked(1)
+    await first.close()
+    engines = [await setup.engine() for _ in range(2)]
+    results = await asyncio.gather(*(e.resume(running.run_id) for e in engines), return_exceptions=True)
+    assert sorted(type(r).__name__ for r in results) == ["OwnershipError", "Running"]
+
+
+async def test_finished_run_cannot_be_resumed(setup: Setup, compile_stages: Compile) -> None:
+    engine = await setup.engine()
+    setup.agents.answers = {"x": give()}
+    running = await engine.start(compile_stages(chain("x")))
+    await running.wait()
+    with pytest.raises(RunStateError, match="succeeded"):
+        await engine.resume(running.run_id)
+    with pytest.raises(RunNotFoundError):
+        await engine.resume(RunId("nothing"))
+
+
+async def test_run_id_that_exists_is_refused(setup: Setup, compile_stages: Compile) -> None:
+    engine = await setup.engine()
+    setup.agents.answers = {"x": give()}
+    plan = compile_stages(chain("x"))
+    await (await engine.start(plan, run_id=RunId("mine"))).wait()
+    with pytest.raises(ConflictError):
+        await engine.start(plan, run_id=RunId("mine"))
+
+
+async def test_inputs_that_do_not_fit_create_no_run(setup: Setup, compile_stages: Compile) -> None:
+    engine = await setup.engine()
+    plan = compile_stages(chain("x"), inputs={"n": {"type": "integer"}})
+    with pytest.raises(InputError):
+        await engine.start(plan, {"n": "many"})
+    assert setup.seen == []
+
+
+async def test_late_result_is_recorded_and_not_applied(setup: Setup, compile_stages: Compile) -> None:
+    engine = await setup.engine()
+    running = await engine.start(compile_stages(chain("x", "y")))
+    await setup.agents.until_asked(1)
+    live: LiveRun = engine._lives[running.run_id]
+    late = AttemptSucceeded(at_ms=1, task=setup.agents.asked[0].task, attempt=7, outputs={"wrong": True})
+    live.post(late)
+    next(iter(setup.agents.waiting.values())).set_result(Succeeded({"right": True}))
+    setup.agents.answers["y"] = give()
+    state = await running.wait()
+    assert state.tasks[setup.agents.asked[0].task].outputs == {"right": True}
+    assert sum(isinstance(e, LateResult) for _, _, e in setup.seen) == 1
+
+
+async def test_retry_waits_for_its_delay(setup: Setup, compile_stages: Compile) -> None:
+    clock = FakeClock()
+    engine = await setup.engine(clock=clock)
+    plan = compile_stages(chain("x", recovery=[{"retry": {"max_attempts": 2, "delay_s": 30, "jitter": 0}}]))
+    setup.agents.answers = {
+        "x": lambda a: Failure("BUSY", "later", retryable=True) if a.attempt == 1 else Succeeded({})
+    }
+    running = await engine.start(plan)
+    while clock.next_due_ms is None:
+        await asyncio.sleep(0.001)
+    assert clock.next_due_ms == clock.now_ms() + 30_000
+    assert [a.attempt for a in setup.agents.asked] == [1]
+    clock.advance(30_000)
+    assert (await running.wait()).status == "succeeded"
+    assert setup.agents.asked[0].idempotency_key == setup.agents.asked[1].idempotency_key
+
+
+async def test_retry_timer_survives_a_restart(setup: Setup, compile_stages: Compile) -> None:
+    clock = FakeClock()
+    first = await setup.engine(clock=clock)
+    plan = compile_stages(chain("x", recovery=[{"retry": {"max_attempts": 2, "delay_s": 30, "jitter": 0}}]))
+    setup.agents.answers = {
+        "x": lambda a: Failure("BUSY", "later", retryable=True) if a.attempt == 1 else Succeeded({})
+    }
+    running = await first.start(plan)
+    while clock.next_due_ms is None:
+        await asyncio.sleep(0.001)
+    await first.close()
+    later = FakeClock(clock.now_ms() + 10_000)
+    second = await setup.engine(clock=later)
+    again = await second.resume(running.run_id)
+    while later.next_due_ms is None:
+        await asyncio.sleep(0.001)
+    assert later.next_due_ms == later.now_ms() + 20_000, "what was left of the delay"
+    later.advance(20_000)
+    assert (await again.wait()).status == "succeeded"
+
+
+async def test_large_outputs_go_to_the_artifact_store(setup: Setup, compile_stages: Compile) -> None:
+    engine = await setup.engine()
+    setup.agents.answers = {"x": give(small=1, large="y" * 400_000)}
+    running = await engine.start(compile_stages(chain("x")))
+    state = await running.wait()
+    outputs = next(iter(state.tasks.values())).outputs
+    assert outputs is not None
+    assert outputs["small"] == 1
+    reference = outputs["large"]["$artifact"]
+    assert reference["content_type"] == "application/json"
+    assert reference["size_bytes"] == 400_002
+
+
+async def test_outputs_that_are_not_json_fail_the_attempt(setup: Setup, compile_stages: Compile) -> None:
+    engine = await setup.engine()
+    setup.agents.answers = {"x": give(thing=object())}
+    state = await (await engine.start(compile_stages(chain("x")))).wait()
+    assert state.failure is not None
+    assert state.failure.code == "INVALID_OUTPUT"
+
+
+async def test_dispatcher_that_raises_fails_the_attempt_not_the_engine(setup: Setup, compile_stages: Compile) -> None:
+    def explode(_assignment: Assignment) -> Outcome:
+        raise RuntimeError("a fault in an agent kind")
+
+    engine = await setup.engine()
+    setup.agents.answers = {"x": explode}
+    state = await (await engine.start(compile_stages(chain("x")))).wait()
+    assert state.failure is not None
+    assert "a fault in an agent kind" in state.failure.message
+
+
+class FullDisk(SqliteJournal):
+    """Refuses appends while `full`."""
+
+    full = False
+
+    async def append(self, lease: Lease, events: Any, *, expected_seq: int) -> int:
+        if self.full and any(isinstance(e, AttemptSucceeded | AttemptFailed) for e in events):
+            raise JournalError("disk is full")
+        return await super().append(lease, events, expected_seq=expected_seq)
+
+
+async def test_run_stops_when_the_journal_cannot_be_written_and_goes_on_later(
+    setup: Setup, compile_stages: Compile
+) -> None:
+    journal = FullDisk(f"sqlite://{setup.folder / 'noa.db'}")
+    engine = await setup.engine(journal=journal)
+    setup.agents.answers = {"x": give(), "y": give()}
+    journal.full = True
+    running = await engine.start(compile_stages(chain("x", "y")))
+    with pytest.raises(JournalError, match="disk is full"):
+        await running.wait()
+    assert [a.action for a in setup.agents.asked] == ["x"], "nothing is done that is not recorded"
+    journal.full = False
+    again = await engine.resume(running.run_id)
+    assert (await again.wait()).status == "succeeded"
+
+
+async def test_resume_uses_the_definition_that_the_run_began_with(setup: Setup, registry: Registry) -> None:
+    from noa.definitions import load_plan
+
+    path = setup.folder / "w.yaml"
+    text = "workflow: {name: w, version: '1', stages: [{name: s, type: sequential, tasks: [{agent: a, action: %s}]}]}"
+    path.write_text(text % "old")
+    first = await setup.engine()
+    running = await first.start(load_plan(path, registry=registry))
+    await setup.agents.until_asked(1)
+    await first.close()
+    path.write_text(text % "new")
+    setup.agents.answers = {"old": give()}
+    second = await setup.engine()
+    assert (await (await second.resume(running.run_id)).wait()).status == "succeeded"
+    assert [a.action for a in setup.agents.asked] == ["old", "old"]
+
+
+@pytest.fixture
+def with_child(setup: Setup, registry: Registry) -> Plan:
+    from noa.definitions import load_plan
+
+    (setup.folder / "child.yaml").write_text(
+        "workflow:\n  name: child\n  version: '1'\n  inputs: {n: {type: integer}}\n"
+        "  outputs: {double: '${{ stages.s.work.outputs.v }}'}\n"
+        "  stages: [{name: s, type: sequential, tasks: [{agent: a, action: work, inputs: {n: '${{ inputs.n }}'}}]}]\n"
+    )
+    (setup.folder / "parent.yaml").write_text(
+        "workflow:\n  name: parent\n  version: '1'\n  outputs: {got: '${{ stages.s.sub.outputs.double }}'}\n"
+        "  stages: [{name: s, type: sequential, tasks: [{name: sub, workflow: child.yaml, inputs: {n: 21}}]}]\n"
+    )
+    return load_plan(setup.folder / "parent.yaml", registry=registry)
+
+
+async def test_sub_workflow_is_a_run_of_its_own_whose_outputs_come_back(setup: Setup, with_child: Plan) -> None:
+    engine = await setup.engine()
+    setup.agents.answers = {"work": lambda a: Succeeded({"v": a.inputs["n"] * 2})}
+    state = await (await engine.start(with_child)).wait()
+    assert state.outputs == {"got": 42}
+    assert len(await engine._journal.runs()) == 2
+
+
+async def test_sub_workflow_is_cancelled_with_its_parent(setup: Setup, with_child: Plan) -> None:
+    engine = await setup.engine()
+    running = await engine.start(with_child)
+    await setup.agents.until_asked(1)
+    await running.cancel(reason="enough")
+    assert (await asyncio.wait_for(running.wait(), 5)).status == "cancelled"
+    assert {r.status for r in await engine._journal.runs()} == {"cancelled"}
+
+
+async def test_sub_workflow_goes_on_where_it_was_after_a_restart(setup: Setup, with_child: Plan) -> None:
+    first = await setup.engine()
+    running = await first.start(with_child)
+    await setup.agents.until_asked(1)
+    await first.close()
+    second = await setup.engine()
+    setup.agents.answers = {"work": lambda a: Succeeded({"v": a.inputs["n"] * 2})}
+    state = await (await second.resume(running.run_id)).wait()
+    assert state.outputs == {"got": 42}
+    assert len({a.execution_id for a in setup.agents.asked}) == 1
+    assert len(await second._journal.runs()) == 2
+
+
+async def test_failed_sub_workflow_fails_its_task_and_names_the_run(setup: Setup, with_child: Plan) -> None:
+    engine = await setup.engine()
+    setup.agents.answers = {"work": lambda _a: Failure("BROKEN", "it broke")}
+    state = await (await engine.start(with_child)).wait()
+    assert state.status == "failed"
+    assert state.failure is not None
+    assert state.failure.code == "SUBWORKFLOW_FAILED"
+    assert state.failure.cause is not None
+    assert state.failure.cause.code == "BROKEN"
+
+
+async def test_many_runs_at_once_share_commits_and_all_end(setup: Setup, compile_stages: Compile) -> None:
+    engine = await setup.engine()
+    setup.agents.answers = {"x": give(), "y": give()}
+    plan = compile_stages(chain("x", "y"))
+    running = await asyncio.gather(*(engine.start(plan) for _ in range(100)))
+    states = await asyncio.gather(*(r.wait() for r in running))
+    assert {s.status for s in states} == {"succeeded"}
+    assert len(setup.agents.asked) == 200

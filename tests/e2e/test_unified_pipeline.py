@@ -141,7 +141,7 @@ def test_killed_at_any_event_and_resumed_it_gives_the_same_report(noa: Noa, fold
 
 
 @pytest.mark.parametrize(
-    ("path", "said"), [("nowhere", "does not exist"), ("file.txt", "not a folder")], ids=["missing", "a-file"]
+    ("path", "said"), [("nowhere", "INPUT_NOT_FOUND"), ("file.txt", "INPUT_NOT_A_FOLDER")], ids=["missing", "a-file"]
 )
 def test_folder_that_cannot_be_read_fails_with_the_reason(noa: Noa, tmp_path: Path, path: str, said: str) -> None:
     (tmp_path / "file.txt").write_text("x")

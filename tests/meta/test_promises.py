@@ -77,7 +77,8 @@ def test_the_standard_agents_come_from_plugins_found_by_their_entry_points() -> 
 
 
 def test_the_engine_names_no_built_in() -> None:
-    names = ("sequential", "parallel", "conditional", "loop", "retry", "sidecar", "in-process", "sqlite")
+    # "retry" is a kind of timer there, too.
+    names = ("sequential", "parallel", "conditional", "loop", "sidecar", "remote", "in-process", "sqlite", "file")
     pattern = re.compile(rf"""["'](?:{"|".join(names)})["']""")
     for path in sorted((ROOT / "core/noa/engine").rglob("*.py")):
         found = pattern.search(path.read_text(encoding="utf-8"))
@@ -88,7 +89,13 @@ def test_the_engine_names_no_built_in() -> None:
 def test_every_module_lists_its_public_names_and_has_them(name: str) -> None:
     module = importlib.import_module(name)
     assert module.__doc__, f"{name} does not say what it owns"
-    listed = module.__all__
+    made_here = [
+        public
+        for public, value in vars(module).items()
+        if not public.startswith("_") and getattr(value, "__module__", None) == name
+    ]
+    assert hasattr(module, "__all__") or not made_here, f"{name} has no __all__ and defines {made_here}"
+    listed = getattr(module, "__all__", [])
     assert len(set(listed)) == len(listed)
     assert [public for public in listed if not hasattr(module, public)] == []
 

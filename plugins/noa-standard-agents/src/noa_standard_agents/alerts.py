@@ -123,10 +123,11 @@ def _inbox(services: Mapping[str, Any] | None, ctx: Context) -> list[str]:
 def _deliver(ctx: Context, alert: Alert, url: str, result: Delivery) -> None:
     import apprise
 
-    # Apprise says why a channel failed only in its log.
+    # Apprise says why a channel failed only in its log. What it says of a URL that it cannot use repeats the URL, tokens
+    # and all, and is left out.
     with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as captured:  # type: ignore[no-untyped-call]
         channel, ok = _notify(alert, url)
-        reason = captured.getvalue().strip()
+        reason = captured.getvalue().strip() if ok is not None else "the URL is not one that Apprise can use"
     if ok:
         result["sent"].append({"severity": alert.severity, "channel": channel, "count": alert.count})
         return
@@ -135,12 +136,13 @@ def _deliver(ctx: Context, alert: Alert, url: str, result: Delivery) -> None:
     result["failed"].append({"severity": alert.severity, "channel": channel, "reason": reason})
 
 
-def _notify(alert: Alert, url: str) -> tuple[str, bool]:
+def _notify(alert: Alert, url: str) -> tuple[str, bool | None]:
+    """The channel as it may be shown, and whether it took the alert; None where the URL cannot be used."""
     import apprise
 
     server: apprise.NotifyBase | None = apprise.Apprise.instantiate(url, suppress_exceptions=True)
     if server is None:
-        return f"{url.partition('://')[0]}://…" if "://" in url else "(not a URL)", False
+        return f"{url.partition('://')[0]}://…" if "://" in url else "(not a URL)", None
     masked: str = server.url(privacy=True)  # type: ignore[no-untyped-call]
     channel = masked.partition("?")[0]
     kind = apprise.NotifyType(_TYPES[alert.severity])

@@ -72,8 +72,8 @@ def _reached(agent: AgentDeclaration) -> str:
         return ", ".join(agent.addresses)
     if agent.command:
         return shlex.join(agent.command)
-    factory = agent.factory
-    return f"{factory.__module__}.{factory.__qualname__}" if isinstance(factory, type) else repr(factory)
+    name = getattr(agent.factory, "__qualname__", None)
+    return f"{agent.factory.__module__}.{name}" if name else repr(agent.factory)
 
 
 def _dict(agent: AgentDeclaration, health: AgentHealth | str | None) -> dict[str, Any]:

@@ -52,14 +52,14 @@ class NoaCommand(click.Command):
 
 def show_error(error: NoaError, *, as_json: bool = False) -> int:
     """Print an error and give the exit code for it."""
-    from noa.errors import DefinitionError, InternalError, PluginError, UsageError
+    from noa.errors import ConflictError, DefinitionError, InternalError, OwnershipError, PluginError, UsageError
 
     if isinstance(error, DefinitionError) and error.problems:
         from noa.definitions import explain
 
         click.echo(explain(error.problems), err=True)
         count = len(error.problems)
-        text = f"{count} {'mistake' if count == 1 else 'mistakes'} in the definition; nothing was run"
+        text = f"{count} {'mistake' if count == 1 else 'mistakes'} in the definition"
     else:
         text = error.message
     click.echo(f"{style(f'error[{error.code}]', 'red')}: {text}", err=True)
@@ -67,7 +67,7 @@ def show_error(error: NoaError, *, as_json: bool = False) -> int:
         click.echo(_REPORT, err=True)
     if as_json:
         print_json({"error": error.to_dict()})
-    usage = isinstance(error, (UsageError, DefinitionError, PluginError))
+    usage = isinstance(error, (UsageError, DefinitionError, PluginError, OwnershipError, ConflictError))
     return NoaCommand.USAGE if usage else NoaCommand.FAILED
 
 

@@ -53,6 +53,8 @@ class LiveWatch(Watch):
         if self._refresher is not None:
             self._refresher.cancel()
             await asyncio.gather(self._refresher, return_exceptions=True)
+        if self.model.finished_ms:
+            self._note = ""
         self._draw()
         self._live.stop()
 

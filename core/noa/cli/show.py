@@ -110,7 +110,10 @@ def _lines(history: History) -> list[str]:
     head += [[f"input {name}", short_json(value)] for name, value in view.inputs.items()]
     lines = columns(head)
     if history.problem:
-        lines.append(f"note: the plan cannot be read now, so waiting tasks are not shown: {one_line(history.problem)}")
+        lines.append(
+            "note: agents and waiting tasks are not shown, as the definition cannot be read now. Give the plugins"
+        )
+        lines.append(f"      with which it was begun by --plugin FILE.py. {one_line(history.problem, 150)}")
     lines.append("")
     for stage in view.stages.values():
         took = f"  {duration(stage.duration_ms(now))}" if stage.started_ms else ""

@@ -51,7 +51,7 @@ def command(run: str, *, as_json: bool, plugins: tuple[str, ...], home: str | No
                 )
             driven = _driven(history, now_ms())
             seen = await _seen(store, history) if driven else {}
-            return history, explain_wait(history.state, now_ms(), seen), driven
+            return history, explain_wait(history.state, now_ms(), seen, driven=driven), driven
 
     history, waits, driven = run_async(read)
     if as_json:

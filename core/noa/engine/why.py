@@ -50,13 +50,16 @@ class Wait:
     due_ms: int | None = None
 
 
-def explain_wait(state: RunState, now_ms: int, seen: Mapping[TaskPath, Observation] | None = None) -> list[Wait]:
+def explain_wait(
+    state: RunState, now_ms: int, seen: Mapping[TaskPath, Observation] | None = None, *, driven: bool = True
+) -> list[Wait]:
     """One Wait for each unfinished task of an open stage and for each stage that has not begun; none when all is over.
 
     Args:
         state: Of the run.
         now_ms: UTC epoch milliseconds; sentences about time count from here.
         seen: The latest `Stage` or `Waiting` observation of tasks, where it is known.
+        driven: Whether an engine drives the run now; else attempts that were going on wait for one.
     """
     if state.finished:
         return []
@@ -68,7 +71,13 @@ def explain_wait(state: RunState, now_ms: int, seen: Mapping[TaskPath, Observati
         elif stage.status == "running":
             for block in stage.blocks.values():
                 if not block.done:
-                    waits += [_task(state, t, now_ms, seen.get(t.path)) for t in block.tasks if not t.terminal]
+                    waits += [
+                        _task(state, t, now_ms, seen.get(t.path))
+                        if driven or not t.attempt
+                        else _left(state, t, now_ms)
+                        for t in block.tasks
+                        if not t.terminal
+                    ]
             if stage.advancing or not any(not b.done for b in stage.blocks.values()):
                 waits.append(Wait(stage.plan.name, stage.plan.name, "engine", "is about to open or to close"))
     if not waits:
@@ -103,6 +112,15 @@ def _task(state: RunState, task: TaskNode, now_ms: int, seen: Observation | None
             return Wait(path, stage, "engine", f"failed ({task.failure}); the recovery chain is being asked")
         case _:
             return Wait(path, stage, "engine", "is about to start")
+
+
+def _left(state: RunState, task: TaskNode, now_ms: int) -> Wait:
+    """Nobody drives the run, and the task had begun."""
+    if task.status not in ("running", "cancelling"):
+        return _task(state, task, now_ms, None)
+    where = f"with agent '{task.agent}'" if task.agent else f"as sub-workflow '{task.plan.workflow}'"
+    reason = f"was going on {where} (attempt {task.attempt}) when its engine went away; a resume asks for it again"
+    return Wait(task.path, task.stage.plan.name, "engine", reason, since_ms=task.started_ms)
 
 
 def _open_dependencies(state: RunState, task: TaskNode) -> Iterator[str]:

@@ -97,6 +97,16 @@ def test_a_cancelled_run_waits_for_its_agents_to_end(compile_stages: Compile, re
     assert (wait.kind, wait.names) == ("cancellation", ("a",))
 
 
+def test_what_was_going_on_when_its_engine_died_waits_for_a_resume(compile_stages: Compile, registry: Registry) -> None:
+    plan = compile_stages(stage("s", task("x"), task("y")))
+    done = begun(plan, registry)
+    first, second = explain_wait(done.state, done.state.now_ms, driven=False)
+    assert (first.kind, second.kind) == ("engine", "dependency")
+    assert first.reason == (
+        "was going on with agent 'a' (attempt 1) when its engine went away; a resume asks for it again"
+    )
+
+
 def test_many_names_are_shortened_in_words_and_complete_in_names(compile_stages: Compile, registry: Registry) -> None:
     tasks = [task(f"t{i}") for i in range(9)]
     plan = compile_stages(stage("s", *tasks, task("end", needs=[f"t{i}" for i in range(9)]), type="parallel"))

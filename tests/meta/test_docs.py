@@ -118,8 +118,14 @@ def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_test_that_a_page_names_exists(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    missing = [path for path in re.findall(r"`((?:tests|agents|plugins)/[\w./-]+\.(?:py|rs|go))`", text)
-               if not (ROOT / path).is_file()]  # fmt: skip
-    assert not missing, f"{name_of(page)} names files that do not exist: {missing}"
+def test_every_file_and_test_that_a_page_names_exists(page: Path) -> None:
+    named = re.findall(
+        r"`((?:tests|agents|plugins|core|scripts)/[\w./-]+\.(?:py|rs|go))(?:::(\w+))?`",
+        page.read_text(encoding="utf-8"),
+    )
+    missing = [
+        f"{path}::{test}" if test else path
+        for path, test in named
+        if not (ROOT / path).is_file() or (test and f"def {test}(" not in (ROOT / path).read_text(encoding="utf-8"))
+    ]
+    assert not missing, f"{name_of(page)} names what does not exist: {missing}"

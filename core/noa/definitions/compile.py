@@ -8,33 +8,30 @@ from pathlib import PurePosixPath
 from typing import Any, TypeAlias
 
 import msgspec
-from pydantic import BaseModel
 
 from noa.definitions.agents import AgentChecks, agent_spec
 from noa.definitions.cycles import WaitGraph, cycle_problems
 from noa.definitions.drafts import PLACEHOLDER, StageDraft
 from noa.definitions.inputs import compile_inputs
-from noa.definitions.models import ExpressionText, Scope, TaskModel, WorkflowModel, check_name
+from noa.definitions.models import TaskModel, WorkflowModel, check_name
 from noa.definitions.problems import known, place
 from noa.definitions.recovery_lists import compile_recovery
 from noa.definitions.resources import check_demands
 from noa.definitions.scopes import STAGE_NAMES, TASK_NAMES, ExpressionCompiler, Place, StageNames
 from noa.definitions.source import NodePath, Source
+from noa.definitions.stage_options import add_reads, compile_options
 from noa.definitions.unsupported import refuse_unsupported
 from noa.errors import Problem
 from noa.model.plan import (
     BlockTemplate,
     Dependency,
     Edge,
-    Expression,
-    Interpolation,
     Plan,
     Position,
     Reference,
     StagePlan,
     StrategySpec,
     TaskPlan,
-    Template,
     Timeouts,
 )
 from noa.plugin.interfaces import ActionInfo, TemplateSpec
@@ -203,7 +200,7 @@ class _Compiler:
         depends_on = self._depends_on(draft, begin)
         reads: dict[Reference, Position] = {}
         when = self.expressions.condition(model.when, (*path, "when"), where) if model.when is not None else None
-        _add_reads(reads, when)
+        add_reads(reads, when)
         options = self._options(draft, reads)
         for reference, at in reads.items():
             self._stage_read(draft, begin, reference, at, depends_on)
@@ -267,29 +264,11 @@ class _Compiler:
         if draft.options is None:
             return {}
         graphs = {(*draft.path, *spec.path) for spec in draft.specs}
-        made: dict[str, Any] = self._option(draft.options, draft.path, graphs, Place(STAGE_NAMES, draft.name))
-        _add_reads(reads, made)
+        made: dict[str, Any] = compile_options(
+            self.expressions, draft.options, draft.path, graphs, Place(STAGE_NAMES, draft.name)
+        )
+        add_reads(reads, made)
         return made
-
-    def _option(self, value: Any, path: NodePath, graphs: set[NodePath], where: Place) -> Any:
-        """A stage type's options as JSON with expressions compiled and task graphs left out."""
-        if isinstance(value, BaseModel):
-            made = {}
-            for name, info in type(value).model_fields.items():
-                below = (*path, info.alias or name)
-                if below in graphs:
-                    continue
-                extra = tuple(n for mark in info.metadata if isinstance(mark, Scope) for n in mark.names)
-                inner = Place((*where.names, *extra), where.stage) if extra else where
-                made[below[-1]] = self._option(getattr(value, name), below, graphs, inner)
-            return made
-        if isinstance(value, ExpressionText):
-            return self.expressions.condition(value, path, where)
-        if isinstance(value, list):
-            return [self._option(part, (*path, index), graphs, where) for index, part in enumerate(value)]
-        if isinstance(value, dict):
-            return {key: self._option(part, (*path, key), graphs, where) for key, part in value.items()}
-        return self.expressions.template(value, path, where)
 
     # --- tasks -----------------------------------------------------------------------------------------------
 
@@ -327,8 +306,8 @@ class _Compiler:
         model, path, defaults = task.model, task.path, self.workflow.defaults
         when = self.expressions.condition(model.when, (*path, "when"), where) if model.when is not None else None
         inputs = self.expressions.template(model.inputs, (*path, "inputs"), where)
-        _add_reads(task.reads, when)
-        _add_reads(task.reads, inputs)
+        add_reads(task.reads, when)
+        add_reads(task.reads, inputs)
         edges = self._edges(draft, spec, index, task, nodes)
         child = self._target(draft, spec, index, task)
         recovery = self._recovery(model.recovery, (*path, "recovery"))
@@ -456,22 +435,6 @@ class _Compiler:
     ) -> None:
         text = place(self.source, path) + message
         self.problems.append(self.source.problem(code, text, path, at=at, hint=hint, key=key))
-
-
-def _add_reads(reads: dict[Reference, Position], template: Template) -> None:
-    """Collect the references of a template with the place of the expression that reads them."""
-    if isinstance(template, Expression):
-        for reference in template.references:
-            reads.setdefault(reference, template.position)
-    elif isinstance(template, Interpolation):
-        for part in template.parts:
-            _add_reads(reads, part)
-    elif isinstance(template, dict):
-        for part in template.values():
-            _add_reads(reads, part)
-    elif isinstance(template, list):
-        for part in template:
-            _add_reads(reads, part)
 
 
 def _timeouts(model: TaskModel, workflow: WorkflowModel) -> Timeouts:

@@ -29,7 +29,7 @@ __all__ = ["RUN_FIELDS", "STAGE_NAMES", "TASK_NAMES", "ExpressionCompiler", "Pla
 RUN_FIELDS = ("id", "workflow")
 """What `run` has."""
 
-STAGE_NAMES = ("inputs", "stages", "run", "secrets")
+STAGE_NAMES = ("inputs", "stages", "run")
 """In scope of a stage's own keys and of a workflow's outputs."""
 
 TASK_NAMES = (*STAGE_NAMES, "tasks")
@@ -62,7 +62,7 @@ class Place:
         names: In scope.
         stage: Of which stage, or None for the workflow's outputs.
         tasks: Of the same block by name; None outside of tasks.
-        extra: More fields of names that a compile step knows, unused by most.
+        whole: Whether all tasks of the block are known; nobody is blamed for naming others where they are not.
     """
 
     names: tuple[str, ...]
@@ -78,6 +78,8 @@ class ExpressionCompiler:
     Attributes:
         inputs: Schemas of the declared inputs by name; None where any input is taken.
         stages: What can be named of each stage.
+        extra: Names that some scope of the document binds; one that is not in scope where it stands is told apart from
+            one that nobody knows.
     """
 
     source: Source
@@ -211,6 +213,10 @@ class ExpressionCompiler:
                           self._hyphen_hint(inner), at)  # fmt: skip
 
     def _unknown_name(self, name: str, at: Position, inner: str, path: NodePath, where: Place) -> None:
+        if name == "secrets":
+            message = "'secrets' is part of the language but not executed yet by this version"
+            self._add("NOT_SUPPORTED_YET", path, message, "Give agents their secrets by their environment.", at)
+            return
         hint = self._hyphen_hint(inner)
         message = f"name '{name}' is not in scope here. In scope: {', '.join(sorted(where.names))}."
         near = nearest(name, where.names)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from noa.definitions import ExpressionText, TaskList
 from noa.model.events import Block
 from noa.plugin.interfaces import Opening, StageType, StageView, TemplateSpec
+from noa.stages.conditions import holds
 
 __all__ = ["Branch", "ConditionalOptions", "ConditionalStage"]
 
@@ -53,7 +54,7 @@ class ConditionalStage(StageType):
 
     def start(self, stage: StageView) -> Opening:
         for index, branch in enumerate(stage.plan.options["branches"]):
-            if stage.evaluate(branch["when"]) is True:
+            if holds(stage, "when", branch["when"]):
                 return Opening([Block(f"branch{index}", f"branch{index}")])
         if "else" in stage.plan.templates:
             return Opening([Block("else", "else")])

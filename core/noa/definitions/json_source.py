@@ -16,6 +16,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
 _WORDS = {"true": True, "false": False, "null": None}
 _scan_string: Any = json.decoder.scanstring  # type: ignore[attr-defined]
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _WORD = re.compile(r"[A-Za-z]+")
 
 
@@ -102,6 +103,9 @@ class _Reader:
         except json.JSONDecodeError as error:
             self.at = error.pos
             raise self._fatal("NOT_JSON", f"not valid JSON: {error.msg}") from None
+        if _SURROGATE.search(value):
+            self._problem("NOT_JSON", "the text holds half of a surrogate pair", *self._place(self.at))
+            return str(_SURROGATE.sub("\ufffd", value))
         return str(value)
 
     def _scalar(self) -> Any:

@@ -92,6 +92,7 @@ def pinned_texts(plan: Plan) -> dict[str, str]:
 def _dict_text(source: Mapping[str, Any]) -> tuple[str, Any]:
     try:
         text = json.dumps(source, ensure_ascii=False, allow_nan=False)
+        text.encode()  # half a surrogate pair cannot be stored
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"the definition given as a dict is not JSON: {error}") from error
     return text, json.loads(text)

@@ -23,8 +23,8 @@ _TAB = "    "
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The known name that is most like this one, or None where none is near."""
     candidates = list(names)
-    if len(candidates) > 2_000:  # comparing with each would take too long
-        candidates = [c for c in candidates if c[:1].lower() == name[:1].lower()][:2_000]
+    if len(candidates) > 200:  # comparing with each would take too long
+        candidates = [c for c in candidates if c[:1] == name[:1] and abs(len(c) - len(name)) < 3][:200]
     lowered = {c.lower(): c for c in candidates}
     found = difflib.get_close_matches(name.lower()[:200], lowered, n=1, cutoff=0.6)
     return lowered[found[0]] if found else None
@@ -32,7 +32,8 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 def known(name: str, names: Iterable[str]) -> str:
     """`Known: a, b. Did you mean 'b'?` for a message about a name that is not known."""
-    every = sorted(set(names))
+    unique = set(names)
+    every = sorted(unique) if len(unique) <= 1_000 else list(unique)
     if not every:
         return "None are known."
     near = nearest(name, every)

@@ -132,6 +132,10 @@ CASES: dict[str, tuple[Any, ...]] = {
         tasks("- {agent: §pyhton, action: go}"),
         ("UNKNOWN_AGENT", "stage 's': task 'go': agent 'pyhton' is not known."),
     ),
+    "agent that is an expression": (
+        tasks("- {agent: '§${{ inputs.agent }}', action: go}").replace("'§$", "§'$"),
+        ("UNKNOWN_AGENT", "agent '${{ inputs.agent }}' is not known."),
+    ),
     "unknown action": (
         tasks("- {agent: shop, action: §by}"),
         ("UNKNOWN_ACTION", "agent 'shop' has no action 'by'. Known: buy, count, sell, sleep. Did you mean 'buy'?"),

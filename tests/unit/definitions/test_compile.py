@@ -411,3 +411,28 @@ def test_many_mistakes_do_not_take_long(problems_of: Callable[..., list[Problem]
     found = problems_of(wide(3_000, "parallel").replace("agent: any", "agent: nobody"))
     assert len(found) == 3_000
     assert time.process_time() - begin < 10
+
+
+def test_an_input_that_is_declared_wrongly_is_not_unknown_as_well(problems_of: Callable[..., list[Problem]]) -> None:
+    found = problems_of("""
+workflow:
+  name: w
+  inputs: {a: 3, b: {type: string}}
+  stages: [{name: s, type: parallel, tasks: [{agent: any, action: go, inputs: {x: "${{ inputs.a }}"}}]}]
+""")
+    assert [p.code for p in found] == ["WRONG_TYPE"]
+
+
+def test_names_of_a_stage_with_mistakes_are_not_unknown_as_well(problems_of: Callable[..., list[Problem]]) -> None:
+    found = problems_of("""
+workflow:
+  name: w
+  stages:
+    - {name: a, type: parallel, tasks: [{name: t, agent: any, actoin: go}, {name: u, agent: nobody, action: go}]}
+    - {name: b, type: paralel, tasks: [{name: t, agent: any, action: go}]}
+    - name: c
+      type: parallel
+      depends_on: [a, b]
+      tasks: [{agent: any, action: go, inputs: {x: "${{ stages.a.t.outputs }}", y: "${{ stages.b.t.outputs }}"}}]
+""")
+    assert [(p.code, p.line) for p in found] == [("UNKNOWN_KEY", 5), ("UNKNOWN_AGENT", 5), ("UNKNOWN_STAGE_TYPE", 6)]

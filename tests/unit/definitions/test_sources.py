@@ -93,10 +93,15 @@ def test_lines_are_the_same_with_every_newline(newline: str) -> None:
         ("[1, 2\n", (2, 1)),
         ("{} {}", (1, 4)),
         ('{"a": NaN}', (1, 7)),
+        ('{"a": "\\ud800"}', (1, 15)),
         ("", (1, 1)),
     ],
 )
 def test_bad_json_is_refused_at_its_place(text: str, place: tuple[int, int] | None) -> None:
+    if "ud800" in text:
+        source = parse_json(text, "t")
+        assert [(p.code, (p.line, p.column)) for p in source.problems] == [("NOT_JSON", place)]
+        return
     if place is None:
         assert [(p.code, p.line, p.column) for p in parse_json(text, "t").problems] == [("DUPLICATE_KEY", 1, 10)]
         return
@@ -174,7 +179,7 @@ class TestFiles:
         assert load_plan(path, registry=registry).name == "w"
 
     def test_a_dict_that_is_not_json_is_a_usage_error(self, registry: Registry) -> None:
-        for bad in ({"workflow": {1, 2}}, {"workflow": float("nan")}):
+        for bad in ({"workflow": {1, 2}}, {"workflow": float("nan")}, {"workflow": "\ud800"}):
             with pytest.raises(UsageError, match="is not JSON"):
                 load_plan(bad, registry=registry)
 

@@ -49,7 +49,7 @@ async def _drive(settings: Settings, begin: Begin, *, as_json: bool, quiet: bool
                     raise
                 except JournalError:
                     watch.say(
-                        f"run {running.run_id} stops here. What is recorded stays; once the store can be written again, "
+                        f"run {running.run_id} stops here. What is recorded stays; once the store takes it again, "
                         f"go on with: noa resume {running.run_id}"
                     )
                     raise

@@ -158,22 +158,34 @@ def _validated(
 def _pruned(raw: Any, error: ValidationError) -> Any:
     """A copy without the parts that are wrong; a task that is wrong as a whole becomes a placeholder."""
     copy = raw
-    for item in error.errors(include_url=False):
+    items = error.errors(include_url=False)
+    for item in sorted(items, key=lambda e: [str(part).zfill(8) for part in e["loc"]], reverse=True):
         loc = item["loc"][:-1] if item["type"] == "missing" else item["loc"]
         copy = _without(copy, tuple(loc))
     return copy
 
 
 def _without(value: Any, loc: tuple[str | int, ...]) -> Any:
-    if isinstance(value, dict) and loc and loc[0] in value:
-        if len(loc) == 1:
+    """A copy without the node at `loc`, or the deepest one above it that exists: a loc may name more than is there."""
+    if not loc or not _has(value, loc[0]):
+        return value
+    below = value[loc[0]]
+    last = len(loc) == 1 or not _has(below, loc[1])
+    if isinstance(value, dict):
+        if last:
             return {k: v for k, v in value.items() if k != loc[0]}
-        return value | {loc[0]: _without(value[loc[0]], loc[1:])}
-    if isinstance(value, list) and loc and isinstance(loc[0], int) and loc[0] < len(value):
-        index = loc[0]
-        part = _stand_in(value[index], index) if len(loc) == 1 else _without(value[index], loc[1:])
-        return [*value[:index], part, *value[index + 1 :]]
-    return value
+        return value | {loc[0]: _without(below, loc[1:])}
+    index = int(loc[0])
+    kept = [_without(below, loc[1:])] if not last else []
+    if last and (isinstance(below, dict) or any(isinstance(part, dict) for part in value)):
+        kept = [_stand_in(below, index)]
+    return [*value[:index], *kept, *value[index + 1 :]]
+
+
+def _has(value: Any, part: str | int) -> bool:
+    if isinstance(value, dict):
+        return part in value
+    return isinstance(value, list) and isinstance(part, int) and part < len(value)
 
 
 def _stand_in(raw: Any, index: int) -> dict[str, Any]:

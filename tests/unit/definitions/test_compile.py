@@ -436,3 +436,31 @@ workflow:
       tasks: [{agent: any, action: go, inputs: {x: "${{ stages.a.t.outputs }}", y: "${{ stages.b.t.outputs }}"}}]
 """)
     assert [(p.code, p.line) for p in found] == [("UNKNOWN_KEY", 5), ("UNKNOWN_AGENT", 5), ("UNKNOWN_STAGE_TYPE", 6)]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["timeout: soon", "needs: [3]", "naem: x", "name: 3", "resources: {cpu: lots}", "recovery: again",
+     "optional: maybe", "timeout: {execution: soon}", "inputs: text", "when: []"],
+)  # fmt: skip
+def test_a_wrong_key_of_one_task_does_not_hide_mistakes_of_the_others(
+    wrong: str, problems_of: Callable[..., list[Problem]]
+) -> None:
+    found = problems_of(f"""
+workflow:
+  name: w
+  stages:
+    - name: s
+      type: parallel
+      tasks:
+        - {{agent: nobody, action: one}}
+        - {{agent: any, action: two, {wrong}}}
+        - hello
+        - {{agent: nobody, action: three, needs: [four]}}
+""")
+    assert [(p.code, p.line) for p in found if p.line != 9] == [
+        ("UNKNOWN_AGENT", 8),
+        ("WRONG_TYPE", 10),
+        ("UNKNOWN_AGENT", 11),
+    ]
+    assert [p.line for p in found].count(9) == 1

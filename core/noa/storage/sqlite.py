@@ -286,7 +286,8 @@ class SqliteJournal(Journal):
             number, last_seq, last_hash = _locate(connection, run, self._where)
             base, previous, seq = number << SEQ_BITS, b"", 0
             for key, body, found in connection.execute(
-                "SELECT id, body, hash FROM events WHERE id > ? AND id <= ? ORDER BY id", (base, base | _SEQ_MASK)
+                "SELECT id, CAST(body AS BLOB), hash FROM events WHERE id > ? AND id <= ? ORDER BY id",
+                (base, base | _SEQ_MASK),
             ):
                 seq += 1
                 previous = chain_hash(previous, body)

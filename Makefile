@@ -54,7 +54,7 @@ check: setup-dev ## Format, lint, types, layers, protos, generated code; no test
 	@$(BIN)/python scripts/steps.py check
 
 .PHONY: bench
-bench: setup-dev ## Measure; each figure beside its limit in the same run.
+bench: setup-dev ## Measure; each figure beside its limit in the same run. BENCH=--write keeps the table in docs.
 	@$(BIN)/python benchmarks/bench.py
 
 .PHONY: generate

@@ -94,8 +94,7 @@ async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path, runs: int) 
             run, seq = process.stdout.readline().split()
             acknowledged[run] = int(seq)
         process.kill()
-        *rest, torn = process.stdout.read().split("\n")  # a last line without its end was not said
-        assert torn == "" or len(rest) >= 0
+        *rest, _ = process.stdout.read().split("\n")  # a last line without its end was not said
         for line in rest:
             run, seq = line.split()
             acknowledged[run] = int(seq)

@@ -43,7 +43,7 @@ class Service(pb_grpc.AgentServiceServicer):
         self.calls: dict[str, int] = {}
         self.released: list[str] = []
 
-    async def Health(self, request: pb.HealthRequest, context: Any) -> pb.HealthResponse:
+    async def Health(self, request: pb.HealthRequest, context: Any) -> pb.HealthResponse:  # noqa: N802
         if BEHAVIOUR == "unauthenticated":
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong token")
         status = {
@@ -59,7 +59,7 @@ class Service(pb_grpc.AgentServiceServicer):
         )
         return pb.HealthResponse(status=status, message="loading the model", manifest=manifest, capacity=CAPACITY)
 
-    async def Execute(self, request: pb.ExecuteRequest, context: Any) -> AsyncIterator[pb.ExecuteResponse]:
+    async def Execute(self, request: pb.ExecuteRequest, context: Any) -> AsyncIterator[pb.ExecuteResponse]:  # noqa: N802, PLR0915
         key = request.execution_id
         number = self.calls[key] = self.calls.get(key, 0) + 1
         cancelled = self.cancelled.setdefault(key, asyncio.Event())
@@ -138,7 +138,7 @@ class Service(pb_grpc.AgentServiceServicer):
         else:
             yield failed("UNKNOWN_ACTION")
 
-    async def Cancel(self, request: pb.CancelRequest, context: Any) -> pb.CancelResponse:
+    async def Cancel(self, request: pb.CancelRequest, context: Any) -> pb.CancelResponse:  # noqa: N802
         if BEHAVIOUR == "ignores-cancel":
             await asyncio.Event().wait()
         if request.run_id:

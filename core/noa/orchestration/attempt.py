@@ -30,11 +30,12 @@ class Attempt:
         since: Monotonic seconds at which its present phase began.
         verdict: What it must end with, once that was decided.
         forced: How often `force` cancelled the task; undone by `settle`.
+        over: Whether `execute` has its outcome.
     """
 
     __slots__ = (
-        "_ended", "assignment", "connection", "forced", "ledger", "observe", "pool", "queue_until", "since", "stopping",
-        "task", "verdict",
+        "_ended", "assignment", "connection", "forced", "ledger", "observe", "over", "pool", "queue_until", "since",
+        "stopping", "task", "verdict",
     )  # fmt: skip
 
     def __init__(self, assignment: Assignment, observe: Observe, task: asyncio.Task[object]) -> None:
@@ -49,6 +50,7 @@ class Attempt:
         self.verdict: Failure | None = None
         self.stopping: asyncio.Task[None] | None = None
         self.forced = 0
+        self.over = False
         self._ended: asyncio.Future[None] | None = None
 
     def force(self) -> None:
@@ -67,11 +69,14 @@ class Attempt:
 
     def end(self) -> None:
         """Tell who waits in `wait_ended`."""
+        self.over = True
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
 
     async def wait_ended(self) -> None:
         """Wait until `execute` has its outcome."""
+        if self.over:
+            return
         if self._ended is None:
             self._ended = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._ended)

@@ -232,11 +232,10 @@ class AgentFactory:
         timer = asyncio.get_running_loop().call_later(grace_s, attempt.force)
         try:
             await connection.cancel(execution=execution, grace_s=grace_s, reason=reason)
-            if self._attempts.get(execution) is attempt:
-                await attempt.wait_ended()
+            await attempt.wait_ended()
         except NoaError as error:
             log.warning("cancelling %s: %s", execution, error)
-            if self._attempts.get(execution) is attempt:
+            if not attempt.over:
                 attempt.force()
         finally:
             timer.cancel()

@@ -98,7 +98,8 @@ class SidecarConnection(GrpcConnection):
         path, pause_s = self._listen.path, _POLL_FIRST_S
         while path is not None and not path.exists():
             if loop.time() > deadline:
-                raise AgentStartError(f"agent '{self._name}' did not listen on NOA_AGENT_LISTEN={self._listen.address}")
+                address = self._listen.address
+                raise AgentStartError(f"agent '{self._name}' did not listen on NOA_AGENT_LISTEN={address}")
             await asyncio.sleep(pause_s)
             pause_s = min(_POLL_S, pause_s * 1.5)
         # For a unix socket grpc would send the path, percent-encoded, as the authority, which strict HTTP/2 servers refuse.

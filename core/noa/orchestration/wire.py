@@ -32,7 +32,6 @@ __all__ = [
     "from_status",
     "from_struct",
     "to_failure",
-    "to_health",
     "to_payload",
     "to_request",
     "to_struct",
@@ -229,7 +228,6 @@ def from_output(message: pb.OutputChunk) -> OutputChunk:
 # --- health ------------------------------------------------------------------------------------------------------
 
 _STATUS = {1: "starting", 2: "serving", 3: "draining", 4: "not_serving"}
-_STATUS_NUMBER = {name: number for number, name in _STATUS.items()}
 
 
 def from_health(message: pb.HealthResponse) -> AgentHealth:
@@ -255,26 +253,6 @@ def from_health(message: pb.HealthResponse) -> AgentHealth:
         capacity=message.capacity,
         in_flight=message.in_flight,
     )
-
-
-def to_health(health: AgentHealth) -> pb.HealthResponse:
-    """The inverse of `from_health`."""
-    message = pb.HealthResponse(
-        status=_STATUS_NUMBER[health.status],  # type: ignore[arg-type]
-        message=health.message,
-        capacity=health.capacity,
-        in_flight=health.in_flight,
-    )
-    who = message.manifest
-    who.name, who.language, who.version = health.name, health.language, health.version
-    who.protocol_versions.extend(health.protocol_versions)
-    for info in health.actions:
-        action = who.actions.add(name=info.name, description=info.description, idempotent=info.idempotent)
-        if info.input_schema:
-            action.input_schema.CopyFrom(to_struct(dict(info.input_schema)))
-        if info.output_schema:
-            action.output_schema.CopyFrom(to_struct(dict(info.output_schema)))
-    return message
 
 
 # --- JSON objects ------------------------------------------------------------------------------------------------

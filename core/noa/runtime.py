@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from noa.definitions import load_plan
+from noa.definitions import agent_declaration, load_plan
 from noa.engine.engine import Engine, Running
 from noa.engine.ports import EventObserver, TaskObserver
 from noa.engine.state import RunState
@@ -265,7 +265,7 @@ class Runtime:
 
     def _prepare(self, plan: Plan) -> None:
         if plan.agents:
-            self.factory.add({name: _declared(plan, name) for name in plan.agents})
+            self.factory.add({name: agent_declaration(spec) for name, spec in plan.agents.items()})
         if plan.resources:
             self._ledger.declare(plan.resources)
 
@@ -345,19 +345,6 @@ def _agents_plugin(agents: Sequence[Callable[[], Any]]) -> object:
             return [AgentDeclaration(name=getattr(agent, "name", ""), factory=agent) for agent in agents]
 
     return AgentsPlugin()
-
-
-def _declared(plan: Plan, name: str) -> AgentDeclaration:
-    spec = plan.agents[name]
-    kind = "remote" if spec.addresses else "sidecar"
-    return AgentDeclaration(
-        name=name,
-        kind=kind,
-        command=spec.command,
-        addresses=spec.addresses,
-        plugin=f"definition {plan.source_name}",
-        **spec.options,
-    )
 
 
 def _by_scheme(found: Mapping[str, Any], url: str, what: str) -> Any:

@@ -172,6 +172,21 @@ def test_run_on_chooses_stages_by_the_outcome_of_their_dependencies(
     assert done.state.status == ("failed" if failing else "succeeded")
 
 
+def test_cleanup_may_read_what_a_failed_stage_gave(registry: Registry, compile_stages: Compile) -> None:
+    plan = compile_stages(
+        stage("s", task("x"), task("y")),
+        stage(
+            "clean",
+            task("z", inputs={"x": "${{ stages.s.x.outputs }}", "y": "${{ stages.s.y.outputs }}"}),
+            depends_on=["s"],
+            run_on="always",
+        ),
+    )
+    for failing in ("x", "y"):
+        done = Simulation(plan, fail(failing), registry=registry).run()
+        assert done.executed[-1].inputs == {"x": None if failing == "x" else {}, "y": None}
+
+
 def test_when_skips_a_task_and_its_dependents_go_on(registry: Registry, compile_stages: Compile) -> None:
     plan = compile_stages(stage("s", task("x", when="inputs.go"), task("y", inputs={"s": "${{ tasks.x.status }}"})))
     done = Simulation(plan, succeed(), registry=registry, inputs={"go": False}).run()

@@ -253,7 +253,7 @@ async def test_late_result_is_recorded_and_not_applied(setup: Setup, compile_sta
     engine = await setup.engine()
     running = await engine.start(compile_stages(chain("x", "y")))
     await setup.agents.until_asked(1)
-    live: LiveRun = engine._lives[running.run_id]
+    live: LiveRun = running.live
     late = AttemptSucceeded(at_ms=1, task=setup.agents.asked[0].task, attempt=7, outputs={"wrong": True})
     live.post(late)
     next(iter(setup.agents.waiting.values())).set_result(Succeeded({"right": True}))
@@ -408,6 +408,22 @@ async def test_sub_workflow_is_cancelled_with_its_parent(setup: Setup, with_chil
     await running.cancel(reason="enough")
     assert (await asyncio.wait_for(running.wait(), 5)).status == "cancelled"
     assert {r.status for r in await engine._journal.runs()} == {"cancelled"}
+
+
+async def test_run_cancelled_while_no_engine_drove_it_ends_without_asking_an_agent(
+    setup: Setup, with_child: Plan
+) -> None:
+    first = await setup.engine()
+    running = await first.start(with_child)
+    await setup.agents.until_asked(1)
+    await first.close()
+    second = await setup.engine()
+    await second._journal.put_signal(SignalRecord("s1", running.run_id, "cancel", "ann", "not needed", {}, 1))
+    state = await asyncio.wait_for((await second.resume(running.run_id)).wait(), 5)
+    assert state.status == "cancelled"
+    assert state.cancelled == "not needed"
+    assert {r.status for r in await second._journal.runs()} == {"cancelled"}, "the child's run too"
+    assert await second._journal.signals([running.run_id]) == []
 
 
 async def test_sub_workflow_goes_on_where_it_was_after_a_restart(setup: Setup, with_child: Plan) -> None:

@@ -12,17 +12,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from noa.definitions import Evaluator, check_inputs, parse_plan, pinned_texts
+from noa.engine.children import Children
 from noa.engine.core import Core
 from noa.engine.decide import Decider
+from noa.engine.live import Running
 from noa.engine.outputs import OutputKeeper
 from noa.engine.ports import Clock, Dispatcher, EventObserver, SystemClock, TaskObserver
 from noa.engine.run import LiveRun
 from noa.engine.state import RunState
-from noa.errors import ConflictError, JournalError, OwnershipError, RunStateError
+from noa.errors import JournalError, OwnershipError, RunStateError
 from noa.model.events import CancelRequested, Event, RunCreated, RunResumed
-from noa.model.execution import Assignment, Observation, Outcome, Succeeded
-from noa.model.failure import Failure
-from noa.model.ids import ExecutionId, RunId, TaskPath
+from noa.model.ids import RunId
 from noa.model.plan import Plan
 from noa.plugin import ArtifactStore, Journal, Lease, Registry, SignalRecord
 
@@ -39,36 +39,6 @@ def new_run_id(now_ms: int) -> RunId:
     """A new id: time of creation in UTC, then 30 random bits, such as `20261122-221530-k3f9x2`."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now_ms / 1000))
     return RunId(stamp + "-" + "".join(secrets.choice(_ALPHABET) for _ in range(6)))
-
-
-class Running:
-    """A run that is going on in this process."""
-
-    def __init__(self, live: LiveRun, task: asyncio.Task[RunState]) -> None:
-        self._live = live
-        self._task = task
-
-    @property
-    def run_id(self) -> RunId:
-        """The run."""
-        return self._live.run_id
-
-    @property
-    def state(self) -> RunState:
-        """Its state now; read only."""
-        return self._live.state
-
-    async def wait(self) -> RunState:
-        """Until it is over; its last state.
-
-        Raises:
-            JournalError: The store failed or another engine took the run over; it can be resumed.
-        """
-        return await asyncio.shield(self._task)
-
-    async def cancel(self, *, actor: str = "", reason: str = "") -> None:
-        """Ask it to end; returns at once. Idempotent."""
-        await self._live.cancel(actor=actor, reason=reason)
 
 
 class Engine:
@@ -112,8 +82,7 @@ class Engine:
         self._evaluator = Evaluator()
         self._owner = owner
         self._live: dict[RunId, Running] = {}
-        self._lives: dict[RunId, LiveRun] = {}
-        self._children: dict[ExecutionId, Running | str] = {}
+        self._children = Children(self)
         self._keeper: asyncio.Task[None] | None = None
 
     @property
@@ -219,7 +188,7 @@ class Engine:
 
     async def close(self) -> None:
         """Stop driving. Runs that are not over stay as they are on disk, and their leases are given up."""
-        tasks = [running._task for running in self._live.values()]
+        tasks = [running.task for running in self._live.values()]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -227,59 +196,6 @@ class Engine:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-
-    # --- sub-workflows
-
-    async def execute(self, parent: LiveRun, assignment: Assignment, name: str) -> Outcome:
-        """`SubWorkflows.execute`: the child is a run of its own, named after the execution."""
-        execution = assignment.execution_id
-        plan = parent.state.plan.children[name]
-        run = RunId(f"{assignment.run_id}.{_sha256(execution)[:10]}")
-        self._children.setdefault(execution, "")
-        inputs = assignment.inputs
-        if parent.state.tasks[assignment.task].plan.inputs is None and not plan.open_inputs:
-            inputs = {name: value for name, value in inputs.items() if name in plan.inputs}
-        try:
-            child = await self._start_child(run, plan, assignment, inputs)
-            reason = self._children[execution]
-            self._children[execution] = child
-            if isinstance(reason, str) and reason:
-                await child.cancel(reason=reason)
-            state = await child.wait()
-        except RunStateError:
-            state = await self.folded(run, plan)
-        finally:
-            self._children.pop(execution, None)
-        if state.status == "succeeded":
-            return Succeeded(state.outputs)
-        if state.status == "cancelled":
-            return Failure("CANCELLED", f"sub-workflow run {run} was cancelled")
-        return Failure(
-            "SUBWORKFLOW_FAILED",
-            f"sub-workflow '{plan.name}' (run {run}) {state.status}",
-            details={"run": run},
-            cause=state.failure,
-        )
-
-    async def _start_child(self, run: RunId, plan: Plan, assignment: Assignment, inputs: dict[str, Any]) -> Running:
-        try:
-            return await self.start(
-                plan,
-                inputs,
-                run_id=run,
-                parent=assignment.execution_id,
-                output_uri=assignment.output_uri,
-            )
-        except ConflictError:
-            return await self.resume(run, plan=plan)
-
-    async def cancel(self, execution: ExecutionId, reason: str) -> None:
-        """`SubWorkflows.cancel`."""
-        child = self._children.get(execution)
-        if isinstance(child, Running):
-            await child.cancel(reason=reason)
-        elif child is not None:
-            self._children[execution] = reason
 
     async def folded(self, run: RunId, plan: Plan | None = None) -> RunState:
         """The state of any run of the store as its journal has it; nothing is taken over or changed."""
@@ -302,9 +218,9 @@ class Engine:
             dispatcher=self._dispatcher,
             clock=self._clock,
             outputs=self._outputs,
-            sub_workflows=self,
+            sub_workflows=self._children,
             on_event=self._on_event,
-            on_observation=self._observed,
+            on_observation=self._on_observation,
         )
         run = live.run_id
 
@@ -313,27 +229,22 @@ class Engine:
                 await live.drive(events, effects)
             finally:
                 self._live.pop(run, None)
-                self._lives.pop(run, None)
                 with contextlib.suppress(JournalError):
                     await self._journal.release(lease)
             return live.state
 
         running = Running(live, asyncio.get_running_loop().create_task(drive(), name=f"noa-run-{run}"))
-        running._task.add_done_callback(_retrieve)
+        running.task.add_done_callback(_retrieve)
         self._live[run] = running
-        self._lives[run] = live
         if self._keeper is None or self._keeper.done():
             self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="noa-keeper")
         return running
-
-    def _observed(self, run: RunId, task: TaskPath, attempt: int, observation: Observation) -> None:
-        self._on_observation(run, task, attempt, observation)
 
     async def _keep(self) -> None:
         """Renew leases and pick up signals, while anything runs."""
         renewed_ms = self._clock.now_ms()
         look = True
-        while self._lives:
+        while self._live:
             try:
                 if await self._journal.changed() or look:
                     look = await self._apply_signals()
@@ -345,24 +256,26 @@ class Engine:
             await asyncio.sleep(SIGNAL_POLL_S)
 
     async def _renew(self) -> None:
-        lost = await self._journal.renew([live.lease for live in self._lives.values()], lease_ms=self._lease_ms)
+        lost = await self._journal.renew(
+            [running.live.lease for running in self._live.values()], lease_ms=self._lease_ms
+        )
         for run in lost:
-            live = self._lives.get(run)
-            if live is not None:
-                live.lose(OwnershipError(f"run {run} is driven by another engine now; this one stops", run=run))
+            running = self._live.get(run)
+            if running is not None:
+                running.live.lose(OwnershipError(f"run {run} is driven by another engine now; this one stops", run=run))
 
     async def _apply_signals(self) -> bool:
         """Hand signals to their runs. One is marked in a later round, when its event is in the journal: look again?"""
         again = False
-        for signal in await self._journal.signals(list(self._lives)):
-            live = self._lives.get(signal.run_id)
-            if live is None:
+        for signal in await self._journal.signals(list(self._live)):
+            running = self._live.get(signal.run_id)
+            if running is None:
                 continue
-            if signal.kind == "cancel" and signal.signal_id not in live.state.signals:
-                await live.cancel(actor=signal.actor, reason=signal.reason, signal=signal.signal_id)
+            if signal.kind == "cancel" and signal.signal_id not in running.state.signals:
+                await running.cancel(actor=signal.actor, reason=signal.reason, signal=signal.signal_id)
                 again = True
             else:
-                await self._journal.mark_signal(signal.signal_id, live.seq)
+                await self._journal.mark_signal(signal.signal_id, running.live.seq)
         return again
 
 

@@ -266,14 +266,16 @@ class LiveRun:
 
     def _cancel_attempt(self, path: TaskPath, attempt: int, reason: str) -> None:
         execution = execution_id(self.run_id, path, attempt)
-        if execution not in self._attempts:
+        if self.state.tasks[path].plan.workflow is not None:
+            if execution not in self._attempts:
+                self._execute(path, attempt)  # the child is on disk, and must end there too
+            self._in_background(self._sub_workflows.cancel(execution, reason))
+        elif execution in self._attempts:
+            self._in_background(self._dispatcher.cancel(execution, reason=reason))
+        else:
             # The engine that began it is gone, and with it the agents that it had started.
             failure = Failure("CANCELLED", reason)
             self.post(AttemptFailed(at_ms=self._clock.now_ms(), task=path, attempt=attempt, failure=failure))
-        elif self.state.tasks[path].plan.workflow is not None:
-            self._in_background(self._sub_workflows.cancel(execution, reason))
-        else:
-            self._in_background(self._dispatcher.cancel(execution, reason=reason))
 
     def _in_background(self, work: Awaitable[None]) -> None:
         async def run() -> None:

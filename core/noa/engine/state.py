@@ -230,7 +230,7 @@ class RunState:
         self.open_stages -= 1
         for waiting in self._waiters.pop(name, {}).values():
             for task in waiting:
-                self._dependency_met(task, bad=bad)
+                self._dependency_met(task, bad=bad and _expects_success(task))
         for dependent in (self.stages[d] for d in stage.plan.dependents):
             dependent.unmet -= 1
             dependent.doomed = dependent.doomed or bad
@@ -276,11 +276,10 @@ class RunState:
             if dependency.task is not None and stage.plan.single:
                 found = self.tasks.get(task_path(dependency.stage, "", dependency.task))
                 target = found if found is not None and found.terminal else None
-            if stage.terminal:
+            if stage.terminal or target is not None:
                 status = target.status if target else stage.status
-                task.doomed = task.doomed or (status in _BAD and not (target and target.plan.optional))
-            elif target is not None:
-                task.doomed = task.doomed or (target.status in _BAD and not target.plan.optional)
+                bad = status in _BAD and not (target and target.plan.optional)
+                task.doomed = task.doomed or (bad and _expects_success(task))
             else:
                 task.unmet += 1
                 self._waiters.setdefault(dependency.stage, {}).setdefault(dependency.task, []).append(task)
@@ -492,7 +491,7 @@ class RunState:
         waiters = self._waiters.get(stage.plan.name)
         if waiters and not block.key:
             for waiting in waiters.pop(task.plan.name, ()):
-                self._dependency_met(waiting, bad=bad)
+                self._dependency_met(waiting, bad=bad and _expects_success(waiting))
         if bad and task.status == "failed" and stage.plan.fail_fast:
             self._close(stage, f"task '{task.path}' failed")
         if block.open == 0 and not block.done:
@@ -536,6 +535,11 @@ class RunState:
     def _emit(self, command: Command) -> None:
         self.pending[command.key] = command
         self._out.append(command)
+
+
+def _expects_success(task: TaskNode) -> bool:
+    """Whether a failure in another stage blocks a task; one that cleans up after failures reads null instead."""
+    return task.stage.plan.run_on == "success"
 
 
 def _timed_out(code: str, what: str, limit_ms: int | None) -> Failure:

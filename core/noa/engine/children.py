@@ -1,0 +1,87 @@
+"""Sub-workflows: a task that names a workflow is a run of its own, journaled and resumable like any other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from noa.engine.live import Running
+from noa.engine.run import LiveRun
+from noa.engine.state import RunState
+from noa.errors import ConflictError, RunStateError
+from noa.model.execution import Assignment, Outcome, Succeeded
+from noa.model.failure import Failure
+from noa.model.ids import ExecutionId, RunId
+from noa.model.plan import Plan
+
+__all__ = ["Children"]
+
+
+class _Runs(Protocol):
+    """What is needed of the engine."""
+
+    async def start(
+        self, plan: Plan, inputs: Mapping[str, Any], *, run_id: RunId, parent: str, output_uri: str
+    ) -> Running: ...
+
+    async def resume(self, run: RunId, *, plan: Plan) -> Running: ...
+
+    async def folded(self, run: RunId, plan: Plan) -> RunState: ...
+
+
+class Children:
+    """Runs sub-workflows for the tasks that name them.
+
+    A child's id is made from its execution's, so that an engine that resumes the parent finds the child again.
+    """
+
+    def __init__(self, runs: _Runs) -> None:
+        self._runs = runs
+        self._going: dict[ExecutionId, Running | None] = {}
+        self._cancelled: dict[ExecutionId, str] = {}
+
+    async def execute(self, parent: LiveRun, assignment: Assignment, name: str) -> Outcome:
+        """Run the child of this name to its end, or go on with it where it was begun before."""
+        execution = assignment.execution_id
+        plan = parent.state.plan.children[name]
+        run = RunId(f"{assignment.run_id}.{hashlib.sha256(execution.encode()).hexdigest()[:10]}")
+        inputs = assignment.inputs
+        if parent.state.tasks[assignment.task].plan.inputs is None and not plan.open_inputs:
+            inputs = {key: value for key, value in inputs.items() if key in plan.inputs}
+        self._going[execution] = None
+        try:
+            child = self._going[execution] = await self._begin(run, plan, assignment, inputs)
+            if execution in self._cancelled:
+                await child.cancel(reason=self._cancelled[execution])
+            state = await child.wait()
+        except RunStateError:
+            state = await self._runs.folded(run, plan)
+        finally:
+            del self._going[execution]
+            self._cancelled.pop(execution, None)
+        return _outcome(state)
+
+    async def cancel(self, execution: ExecutionId, reason: str) -> None:
+        """Ask the child of an execution to end, also one that only begins; `execute` then gives CANCELLED."""
+        self._cancelled[execution] = reason
+        child = self._going.get(execution)
+        if child is not None:
+            await child.cancel(reason=reason)
+
+    async def _begin(self, run: RunId, plan: Plan, assignment: Assignment, inputs: dict[str, Any]) -> Running:
+        try:
+            return await self._runs.start(
+                plan, inputs, run_id=run, parent=assignment.execution_id, output_uri=assignment.output_uri
+            )
+        except ConflictError:
+            return await self._runs.resume(run, plan=plan)
+
+
+def _outcome(state: RunState) -> Outcome:
+    if state.status == "succeeded":
+        return Succeeded(state.outputs)
+    name = f"sub-workflow '{state.plan.name}' (run {state.run_id})"
+    if state.status == "cancelled":
+        return Failure("CANCELLED", f"{name} was cancelled", details={"run": state.run_id})
+    return Failure("SUBWORKFLOW_FAILED", f"{name} {state.status}", details={"run": state.run_id}, cause=state.failure)

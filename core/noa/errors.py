@@ -198,7 +198,7 @@ class AgentStartError(AgentError):
 
 
 class AgentMismatchError(AgentStartError):
-    """The agent speaks no version of the contract that noa speaks. Nothing was executed; starting it again is no use."""
+    """The agent speaks no version of the contract that noa speaks. Nothing was executed; a new start is no use."""
 
     code = "AGENT_PROTOCOL_MISMATCH"
 

@@ -102,7 +102,7 @@ class SidecarConnection(GrpcConnection):
                 raise AgentStartError(f"agent '{self._name}' did not listen on NOA_AGENT_LISTEN={address}")
             await asyncio.sleep(pause_s)
             pause_s = min(_POLL_S, pause_s * 1.5)
-        # For a unix socket grpc would send the path, percent-encoded, as the authority, which strict HTTP/2 servers refuse.
+        # For a unix socket grpc would send the path, percent-encoded, as the authority: strict servers refuse it.
         options = channel_options(("grpc.default_authority", "localhost"))
         self._open(grpc.aio.insecure_channel(self._listen.address, options=options), self._token)
         return await self._until_serving(deadline, deadline)

@@ -1,0 +1,150 @@
+"""Agents that somebody else runs: addresses, tokens, TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from noa.agent.v1 import agent_service_pb2 as pb
+from noa.agent.v1 import agent_service_pb2_grpc as pb_grpc
+from noa.model.execution import Stage, Succeeded
+from noa.orchestration.kinds import RemoteKind
+from noa.plugin import AgentDeclaration
+
+BROKEN = Path(__file__).with_name("broken_agents.py")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Remote:
+    """An agent that the test runs itself, as a stranger would."""
+
+    def __init__(self, port: int) -> None:
+        self.address = f"127.0.0.1:{port}"
+        env = {**os.environ, "NOA_AGENT_LISTEN": self.address, "NOA_AGENT_TOKEN": "secret"}
+        self.process = subprocess.Popen(
+            [sys.executable, str(BROKEN), "ok"], env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+async def remotes(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Remote]]:
+    monkeypatch.setenv("TOKEN_OF_TEST", "secret")
+    running = [Remote(free_port()) for _ in range(2)]
+    yield running
+    for remote in running:
+        remote.end()
+
+
+def declare(bench: Any, *addresses: str, **options: Any) -> None:
+    options = {"token_env": "TOKEN_OF_TEST", "connect_timeout_s": 5, **options}
+    bench.factory.add({"far": AgentDeclaration("far", kind="remote", addresses=addresses, options=options)})
+
+
+async def test_addresses_are_one_pool_and_the_least_loaded_is_taken(
+    bench: Any, remotes: list[Remote], eventually: Any
+) -> None:
+    declare(bench, *(remote.address for remote in remotes))
+    pids = set()
+
+    async def ask() -> None:
+        pids.add((await bench.execute("far", "pid")).outputs["pid"])
+
+    await ask()
+    await eventually(lambda: bench.states("far").count("serving") == 2)
+    hanging = asyncio.create_task(bench.execute("far", "hang"))
+    await eventually(lambda: bench.seen.count(Stage("running")) == 2)
+    await ask()
+    assert len(pids) >= 1
+    status = next(s for s in await bench.factory.status() if s.name == "far")
+    assert sorted(replica.in_flight for replica in status.replicas) == [0, 1]
+    hanging.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await hanging
+
+
+async def test_dead_address_is_skipped_and_taken_again_when_it_returns(
+    bench: Any, remotes: list[Remote], eventually: Any
+) -> None:
+    options = {"health_interval_s": 0.1, "health_silence_s": 0.3, "connect_timeout_s": 0.5}
+    declare(bench, *(remote.address for remote in remotes), **options)
+    await bench.execute("far", "pid")
+    await eventually(lambda: bench.states("far").count("serving") == 2)
+    first, second = remotes
+    first.end()
+    await eventually(lambda: "lost" in bench.states("far"))
+    for _ in range(3):
+        assert (await bench.execute("far", "pid")).outputs == {"pid": second.process.pid}
+    remotes[0] = Remote(int(first.address.rpartition(":")[2]))
+    await eventually(lambda: bench.states("far").count("serving") == 3)
+
+
+async def test_address_where_nothing_answers_is_a_start_failure_that_names_it(bench: Any) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    declare(bench, address, token_env="", connect_timeout_s=0.3)
+    failure = await bench.execute("far", "echo")
+    assert failure.code == "AGENT_START_FAILED"
+    assert f"does not answer (UNAVAILABLE). Address: {address}" in failure.message
+
+
+async def test_missing_token_is_a_start_failure_that_names_the_variable(bench: Any) -> None:
+    declare(bench, "127.0.0.1:1", token_env="NOT_SET_ANYWHERE")
+    assert "NOT_SET_ANYWHERE, which is not set" in (await bench.execute("far", "echo")).message
+
+
+class Greeter(pb_grpc.AgentServiceServicer):
+    async def Health(self, request: pb.HealthRequest, context: Any) -> pb.HealthResponse:  # noqa: N802
+        manifest = pb.Manifest(name="tls", language="python", version="1", protocol_versions=[1])
+        return pb.HealthResponse(status=pb.HEALTH_STATUS_SERVING, manifest=manifest)
+
+    async def Execute(self, request: pb.ExecuteRequest, context: Any) -> AsyncIterator[pb.ExecuteResponse]:  # noqa: N802
+        yield pb.ExecuteResponse(accepted=pb.Accepted())
+        yield pb.ExecuteResponse(completed=pb.Completed())
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+async def test_mutual_tls(bench: Any, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=agent.test",
+         "-addext", "subjectAltName=DNS:agent.test", "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    pair = (key.read_bytes(), certificate.read_bytes())
+    credentials = grpc.ssl_server_credentials([pair], certificate.read_bytes(), require_client_auth=True)
+    server = grpc.aio.server()
+    pb_grpc.add_AgentServiceServicer_to_server(Greeter(), server)
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    await server.start()
+    files = {"ca_file": str(certificate), "cert_file": str(certificate), "key_file": str(key)}
+    declare(bench, f"127.0.0.1:{port}", token_env="", server_name="agent.test", **files)
+    assert await bench.execute("far", "echo") == Succeeded()
+    await bench.factory.close()
+    await server.stop(0)
+
+
+def test_declarations_are_checked() -> None:
+    kind = RemoteKind()
+    assert "has no addresses" in (kind.check(AgentDeclaration("a", kind="remote")) or "")
+    assert "'nowhere' is not host:port" in (kind.check(AgentDeclaration("a", addresses=("nowhere",))) or "")
+    options = {"cert_file": "x"}
+    assert "needs both" in (kind.check(AgentDeclaration("a", addresses=("h:1",), options=options)) or "")
+    assert kind.check(AgentDeclaration("a", addresses=("h:1",))) is None

@@ -64,22 +64,25 @@ async def _print_all(store: Store, record: RunRecord, task: str | None, *, follo
         dropped = observations.dropped(record.run_id)
         if dropped:
             click.echo(f"{dropped:,} older lines were dropped", err=True)
-        after, over = 0, False
+        after, over, said = 0, False, False
         while True:
             batch = observations.read(record.run_id, after_id=after, task=path)
             for entry in batch:
                 after = entry.id
-                _print(entry, as_json=as_json)
+                said = _print(entry, as_json=as_json) or said
             if batch:
                 continue
             if over or not follow:
+                if not said:
+                    click.echo(f"nothing was logged{f' by task {task}' if task else ''}", err=True)
                 return
             # One more look after the end: the last lines may have come between.
             over = (await store.journal.run(record.run_id)).status in _OVER
             await asyncio.sleep(_POLL_S)
 
 
-def _print(entry: Any, *, as_json: bool) -> None:
+def _print(entry: Any, *, as_json: bool) -> bool:
+    """Whether it was something to print."""
     import json
 
     import msgspec
@@ -94,7 +97,7 @@ def _print(entry: Any, *, as_json: bool) -> None:
         kind = fields.pop("type")
         value = {"task": entry.task, "attempt": entry.attempt, "at_ms": entry.at_ms, "kind": kind, **fields}
         click.echo(json.dumps(value, ensure_ascii=False))
-        return
+        return True
     lead = f"{clock_time(entry.at_ms)} {entry.task} "
     if isinstance(seen, Log):
         color = {"warning": "yellow", "error": "red"}.get(seen.level)
@@ -102,6 +105,7 @@ def _print(entry: Any, *, as_json: bool) -> None:
         click.echo(lead + style(f"{level}{seen.message}", color))
     elif isinstance(seen, OutputChunk):
         click.echo(lead + seen.text.rstrip("\n"))
+    return isinstance(seen, Log | OutputChunk)
 
 
 def _name_files(folder: Path) -> None:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_SHOWN = 100
+"""Tasks of a stage that are printed; those that did not succeed first."""
+
 
 @click.command(cls=NoaCommand, name="show", short_help="Show one run: its stages, tasks, inputs and outputs.")
 @run_argument
@@ -120,13 +123,20 @@ def _lines(history: History) -> list[str]:
         why = f"  ({one_line(stage.reason)})" if stage.reason else ""
         lines.append(f"{style(stage.name, bold=True)}  {_status(stage.status)}{took}{why}")
         rows = []
-        for task in stage.tasks.values():
+        shown = list(stage.tasks.values())
+        if len(shown) > _SHOWN:
+            shown = sorted(shown, key=lambda task: task.status == "succeeded")[
+                :_SHOWN
+            ]  # stable: what is amiss comes first
+        for task in shown:
             what = f"{task.agent} · {task.action}" if task.agent else task.action
             attempts = f"attempt {task.attempt}" if task.attempt > 1 else ""
             took = duration(task.duration_ms(now)) if task.started_ms else ""
             note = one_line(str(task.failure), 120) if task.failure else one_line(task.reason)
             rows.append([f"  {task.path}", task.status.replace("_", " "), took, what, attempts, note])
         lines += columns(rows)
+        if len(stage.tasks) > len(shown):
+            lines.append(f"  and {len(stage.tasks) - len(shown):,} more; --json has all")
     if view.failure is not None:
         lines += ["", *failure_lines(view.failure, "")]
     if view.outputs:

@@ -20,7 +20,7 @@ KEPT_TASKS = 2_000
 
 
 class Watch:
-    """Shows nothing; the others inherit. `model` is set before the run begins.
+    """What the views share; by itself it shows nothing. `model` is set before the run begins.
 
     `on_event` and `on_observation` are what `noa.Runtime` takes; events of sub-workflows' runs are left out.
     """
@@ -76,10 +76,20 @@ class Watch:
         return now_ms()
 
 
+class SilentWatch(Watch):
+    """Spends nothing on a run that nobody watches."""
+
+    def on_event(self, run: RunId, seq: int, event: Event) -> None:
+        pass
+
+    def on_observation(self, run: RunId, task: TaskPath, attempt: int, observation: Observation) -> None:
+        pass
+
+
 def choose_watch(*, as_json: bool, quiet: bool, verbose: bool) -> Watch:
     """The one that fits: silent when quiet, live where a terminal shows it, else lines; on stderr beside JSON."""
     if quiet:
-        return Watch()
+        return SilentWatch()
     stream = sys.stderr if as_json else sys.stdout
     if stream.isatty() and _can_draw():
         from noa.cli.live import LiveWatch

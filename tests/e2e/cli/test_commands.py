@@ -75,6 +75,14 @@ def test_a_run_is_shown_with_its_tasks_failure_and_inputs(noa: Noa, definition: 
     )
 
 
+def test_of_a_large_stage_what_is_amiss_is_shown_first(noa: Noa, definition: Define) -> None:
+    tasks = [{"action": "greet", "name": f"t{i}"} for i in range(150)] + ["fail"]
+    assert noa("run", definition(tasks), "-q").code == 1
+    lines = noa("show", "latest").out.splitlines()
+    assert lines[lines.index("") + 2].split()[:2] == ["s1/fail", "failed"]
+    assert "  and 51 more; --json has all" in lines
+
+
 def test_a_run_whose_plugin_is_missing_now_is_shown_from_its_events(noa: Noa, definition: Define) -> None:
     assert noa("run", definition(["greet"]), "-q").code == 0
     done = noa("show", "latest", plugin=False)

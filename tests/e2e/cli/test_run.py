@@ -199,3 +199,4 @@ def test_progress_and_logs_are_kept_and_printed_by_logs(noa: Noa, definition: De
     lines = [json.loads(line) for line in noa("logs", "latest", "--task", "s1/hold", "--json").out.splitlines()]
     assert {line["task"] for line in lines} == {"s1/hold"}
     assert {"log", "progress"} <= {line["kind"] for line in lines}
+    assert "nothing was logged by task s1/none" in noa("logs", "latest", "--task", "s1/none").err

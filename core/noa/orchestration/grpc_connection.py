@@ -25,6 +25,7 @@ __all__ = ["GrpcConnection", "channel_options"]
 log = logging.getLogger("noa.orchestration")
 
 _HEALTH_TIMEOUT_S = 3.0
+_SWEEP_S = 0.5
 _POLL_FIRST_S = 0.01
 _POLL_S = 0.05
 
@@ -62,6 +63,7 @@ class GrpcConnection(AgentConnection):
         self._metadata: tuple[tuple[str, str], ...] = ()
         self._streams: set[ExecutionStream] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._sweep: asyncio.TimerHandle | None = None
         self._lost: str | None = None
         self._closed = False
         self._interval_s = float(declaration.options.get("health_interval_s", 2.0))
@@ -76,6 +78,8 @@ class GrpcConnection(AgentConnection):
         if self._lost is not None or self._stub is None:
             raise self._lost_error(stream.what)
         self._streams.add(stream)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._hang_up)
         try:
             outcome = await stream.read(self._stub.Execute(request, metadata=self._metadata))
             if stream.silent:
@@ -102,6 +106,14 @@ class GrpcConnection(AgentConnection):
             if isinstance(meaning, Failure):
                 return meaning
             raise meaning from again
+
+    def _hang_up(self) -> None:
+        # One timer for all streams: one for each would cost more than the rest of a short execution.
+        self._sweep = None
+        for stream in self._streams:
+            stream.hang_up()
+        if self._streams:
+            self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._hang_up)
 
     async def _cancel_silent(self, execution: ExecutionId) -> None:
         """Tell an agent that was silent for too long that nobody waits any more, in case it hears."""
@@ -145,6 +157,8 @@ class GrpcConnection(AgentConnection):
     async def close(self, *, grace_s: float = 5.0) -> None:
         """End the watch and the channel. Idempotent."""
         self._closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
         for stream in list(self._streams):
             stream.stop(self._lost_error(stream.what))
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]

@@ -20,7 +20,7 @@ __all__ = ["ExecutionStream", "StreamBroken"]
 _PROGRESS_INTERVAL_S = 0.05
 """Progress that comes faster is read and dropped; the latest is always passed on."""
 
-_END_WAIT_S = 1.0
+_END_WAIT_S = 0.5
 """How long a stream may stay open after its terminal message."""
 
 
@@ -42,7 +42,7 @@ class ExecutionStream:
         artifacts: Where outputs by reference lie.
     """
 
-    __slots__ = ("_artifacts", "_call", "_flush", "_heard", "_loop", "_observe", "_progress", "_silence",
+    __slots__ = ("_artifacts", "_call", "_ended_at", "_flush", "_heard", "_loop", "_observe", "_progress", "_silence",
                  "_stop", "_told", "assignment")  # fmt: skip
 
     def __init__(self, assignment: Assignment, observe: Observe, artifacts: ArtifactStore) -> None:
@@ -57,6 +57,12 @@ class ExecutionStream:
         self._silence: asyncio.TimerHandle | None = None
         self._told = 0.0
         self._heard = 0.0
+        self._ended_at = 0.0
+
+    def hang_up(self) -> None:
+        """Close a stream that stays open long after its terminal message; for a look at all streams now and then."""
+        if self._ended_at and self._call is not None and self._loop.time() - self._ended_at > _END_WAIT_S:
+            self._call.cancel()
 
     def stop(self, why: NoaError | Failure) -> None:
         """End the reading: `read` raises the error or returns the failure."""
@@ -121,7 +127,6 @@ class ExecutionStream:
     async def _until_terminal(self, call: Any) -> pb.ExecuteResponse | None:
         """The first terminal message; the stream is then read to its end, which closes the call in order."""
         terminal: pb.ExecuteResponse | None = None
-        limit: asyncio.TimerHandle | None = None
         timed = self._silence is not None
         try:
             async for message in call:
@@ -134,7 +139,7 @@ class ExecutionStream:
                     continue
                 if kind in {"completed", "failed"}:
                     terminal = message
-                    limit = self._loop.call_later(_END_WAIT_S, call.cancel)
+                    self._ended_at = self._loop.time()
                 else:
                     self._see(kind, message)
         except (AioRpcError, asyncio.CancelledError):
@@ -142,9 +147,6 @@ class ExecutionStream:
             task = asyncio.current_task()
             if terminal is None or (task is not None and task.cancelling()):
                 raise
-        finally:
-            if limit is not None:
-                limit.cancel()
         return terminal
 
     def _see(self, kind: str | None, message: pb.ExecuteResponse) -> None:

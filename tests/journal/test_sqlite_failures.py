@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from noa.errors import ConflictError, JournalError, JournalVersionError, UsageError
-from noa.model.events import AttemptSucceeded, Event
+from noa.model.events import AttemptSucceeded, Event, RunFinished
 from noa.model.ids import RunId, TaskPath
 from noa.plugin import Lease
 from noa.storage import SqliteJournal
@@ -187,6 +187,26 @@ async def test_an_edit_of_the_history_shows(tmp_path: Path, damage: str) -> None
     journal = await opened(journal.path)
     assert await journal.verify(RUN) == {"inserted": 11, "tail": 10}.get(damage, 5)
     assert await journal.verify(RunId("run-0")) is None
+    await journal.close()
+
+
+@pytest.mark.parametrize("sealing", ["renew", "release", "finish"])
+async def test_events_cut_off_show_once_the_run_was_sealed(tmp_path: Path, sealing: str) -> None:
+    journal = await opened(tmp_path / "journal.db")
+    lease = await begin(journal)
+    await journal.append(lease, [noted(2), noted(3)], expected_seq=1)
+    if sealing == "renew":
+        await journal.renew([lease], lease_ms=1000)
+    elif sealing == "release":
+        await journal.release(lease)
+    else:
+        await journal.append(lease, [RunFinished(at_ms=1, status="failed")], expected_seq=3)
+    last = (await journal.run(RUN)).last_seq
+    other = sqlite3.connect(journal.path)  # this journal does not get to seal again
+    other.execute(f"DELETE FROM events WHERE id = {1 << SEQ_BITS | last}")
+    other.commit()
+    other.close()
+    assert await journal.verify(RUN) == last
     await journal.close()
 
 

@@ -9,7 +9,7 @@ import sqlite3
 
 from noa.errors import JournalError, JournalVersionError
 
-__all__ = ["APPLICATION_ID", "MIGRATIONS", "SEQ_BITS", "VERSION", "migrate"]
+__all__ = ["APPLICATION_ID", "MIGRATIONS", "RUNS_WITH_LAST_EVENT", "SEQ_BITS", "SEQ_MASK", "VERSION", "migrate"]
 
 APPLICATION_ID = 0x4E4F414A
 """Marks an SQLite file as a journal of noa ("NOAJ")."""
@@ -17,6 +17,16 @@ APPLICATION_ID = 0x4E4F414A
 SEQ_BITS = 32
 """`events.id` is `runs.id << SEQ_BITS | seq`: the events of a run stand side by side in one B-tree, in order."""
 
+SEQ_MASK = (1 << SEQ_BITS) - 1
+
+RUNS_WITH_LAST_EVENT = (
+    "runs JOIN events ON events.id = (SELECT max(last.id) FROM events AS last "
+    f"WHERE last.id BETWEEN runs.id << {SEQ_BITS} AND runs.id << {SEQ_BITS} | {SEQ_MASK})"
+)
+"""Each run with its last event: an append writes events only, so that it touches one page."""
+
+# `last_seq` and `last_hash` of a run are where its history ended when it was last sealed (lease renewed or given up,
+# run ended, journal closed). Events may follow; none up to there may be missing.
 _INITIAL = (
     """
     CREATE TABLE runs (
@@ -25,7 +35,6 @@ _INITIAL = (
         workflow       TEXT    NOT NULL,
         status         TEXT    NOT NULL,
         created_at_ms  INTEGER NOT NULL,
-        updated_at_ms  INTEGER NOT NULL,
         last_seq       INTEGER NOT NULL,
         last_hash      BLOB    NOT NULL,
         owner          TEXT    NOT NULL,
@@ -55,7 +64,7 @@ _INITIAL = (
     # For people with an SQLite shell; noa itself does not read it.
     f"""
     CREATE VIEW history AS
-    SELECT runs.run_id, events.id & {(1 << SEQ_BITS) - 1} AS seq,
+    SELECT runs.run_id, events.id & {SEQ_MASK} AS seq,
            json_extract(CAST(body AS TEXT), '$.type') AS type,
            json_extract(CAST(body AS TEXT), '$.at_ms') AS at_ms,
            CAST(body AS TEXT) AS body

@@ -18,7 +18,7 @@ from noa.model.events import Event, RunCreated, RunFinished, decode_event, encod
 from noa.model.ids import RunId
 from noa.plugin.interfaces import Journal, Lease, RunRecord, SignalRecord
 from noa.storage.connection import connect, file_path, journal_error
-from noa.storage.migrations import SEQ_BITS, migrate
+from noa.storage.migrations import RUNS_WITH_LAST_EVENT, SEQ_BITS, SEQ_MASK, migrate
 from noa.storage.ownership import is_dead
 from noa.storage.writer import Append, Work, Writer, chain_hash
 
@@ -27,10 +27,9 @@ __all__ = ["MAX_EVENTS", "SqliteJournal"]
 MAX_EVENTS = 10_000
 """Most events for one append."""
 
-_SEQ_MASK = (1 << SEQ_BITS) - 1
 _RECORD = (
-    "SELECT run_id, workflow, status, created_at_ms, updated_at_ms, last_seq, owner, fence, lease_until_ms, parent, "
-    "degraded FROM runs"
+    "SELECT run_id, workflow, status, created_at_ms, json_extract(CAST(body AS TEXT), '$.at_ms'), "
+    f"events.id & {SEQ_MASK}, owner, fence, lease_until_ms, parent, degraded FROM {RUNS_WITH_LAST_EVENT}"
 )
 _SIGNAL = "SELECT signal_id, run_id, kind, actor, reason, body, created_at_ms, applied_seq FROM signals"
 T = TypeVar("T")
@@ -83,21 +82,19 @@ class SqliteJournal(Journal):
         body = _encode(run, created)
         until_ms = self._now_ms() + lease_ms
         status, at_ms, last_hash = "running", created.at_ms, chain_hash(b"", body)
-        writer = self._open_writer()
 
         def work(connection: sqlite3.Connection) -> Lease:
             if connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run,)).fetchone():
                 raise ConflictError(f"run '{run}' exists already in {self._where}; nothing was written", run_id=run)
             number = connection.execute(
-                "INSERT INTO runs (run_id, workflow, status, created_at_ms, updated_at_ms, last_seq, last_hash, owner, "
-                "fence, lease_until_ms, parent, degraded) VALUES (?, ?, ?, ?, ?, 1, ?, ?, 1, ?, ?, 0)",
-                (run, created.workflow, status, at_ms, at_ms, last_hash, owner, until_ms, created.parent),
+                "INSERT INTO runs (run_id, workflow, status, created_at_ms, last_seq, last_hash, owner, fence, "
+                "lease_until_ms, parent, degraded) VALUES (?, ?, ?, ?, 1, ?, ?, 1, ?, ?, 0)",
+                (run, created.workflow, status, at_ms, last_hash, owner, until_ms, created.parent),
             ).lastrowid
             assert number is not None
             connection.execute("INSERT INTO events VALUES (?, ?, ?)", (number << SEQ_BITS | 1, body, last_hash))
             for sha256, text in texts.items():
                 connection.execute("INSERT OR IGNORE INTO definitions VALUES (?, ?)", (sha256, text))
-            writer.keep_head(run, number, 1, last_hash)
             return Lease(run, owner, 1, until_ms)
 
         return await self._write(work, f"create run '{run}'")
@@ -122,13 +119,13 @@ class SqliteJournal(Journal):
 
     async def read(self, run: RunId, *, after: int = 0, limit: int | None = None) -> list[tuple[int, Event]]:
         def work(connection: sqlite3.Connection) -> list[tuple[int, Event]]:
-            number, last_seq, _ = _locate(connection, run, self._where)
+            number, _, _ = _locate(connection, run, self._where)
             base = number << SEQ_BITS
             rows = connection.execute(
                 "SELECT id, body FROM events WHERE id > ? AND id <= ? ORDER BY id LIMIT ?",
-                (base + max(after, 0), base + last_seq, -1 if limit is None else limit),
+                (base + max(after, 0), base | SEQ_MASK, -1 if limit is None else limit),
             ).fetchall()
-            return [(key & _SEQ_MASK, self._decode(run, key & _SEQ_MASK, body)) for key, body in rows]
+            return [(key & SEQ_MASK, self._decode(run, key & SEQ_MASK, body)) for key, body in rows]
 
         return await self._read(work, f"read run '{run}'")
 
@@ -168,7 +165,7 @@ class SqliteJournal(Journal):
         wanted = {"status": status, "workflow": workflow}
         chosen = {name: value for name, value in wanted.items() if value is not None}
         where = " AND ".join(f"{name} = :{name}" for name in chosen)
-        sql = f"{_RECORD} {'WHERE ' + where if where else ''} ORDER BY id DESC LIMIT :limit"
+        sql = f"{_RECORD} {'WHERE ' + where if where else ''} ORDER BY runs.id DESC LIMIT :limit"
         rows = await self._read(
             lambda connection: connection.execute(sql, {**chosen, "limit": limit}).fetchall(), "list the runs"
         )
@@ -179,11 +176,11 @@ class SqliteJournal(Journal):
 
         def work(connection: sqlite3.Connection) -> Lease:
             row = connection.execute(
-                "SELECT id, last_seq, last_hash, owner, fence, lease_until_ms FROM runs WHERE run_id = ?", (run,)
+                "SELECT id, owner, fence, lease_until_ms FROM runs WHERE run_id = ?", (run,)
             ).fetchone()
             if row is None:
                 raise _not_found(connection, run, self._where)
-            number, seq, last_hash, holder, fence, until_ms = row
+            number, holder, fence, until_ms = row
             now_ms = self._now_ms()
             if holder not in {"", owner} and now_ms < until_ms and not is_dead(holder):
                 raise OwnershipError(
@@ -196,7 +193,7 @@ class SqliteJournal(Journal):
                 "UPDATE runs SET owner = ?, fence = ?, lease_until_ms = ? WHERE id = ?",
                 (owner, lease.fence, lease.until_ms, number),
             )
-            writer.keep_head(run, number, seq, last_hash)
+            writer.forget(run)
             return lease
 
         return await self._write(work, f"take over run '{run}'")
@@ -209,7 +206,11 @@ class SqliteJournal(Journal):
             "(run_id, fence) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:held))"
         )
 
+        writer = self._open_writer()
+
         def work(connection: sqlite3.Connection) -> list[RunId]:
+            for lease in leases:
+                writer.seal(lease.run_id)
             until_ms = self._now_ms() + lease_ms
             changed = connection.execute(
                 f"UPDATE runs SET lease_until_ms = :until_ms WHERE {among}", {"until_ms": until_ms, "held": held}
@@ -229,7 +230,8 @@ class SqliteJournal(Journal):
                 "UPDATE runs SET owner = '', lease_until_ms = 0 WHERE run_id = ? AND fence = ?",
                 (lease.run_id, lease.fence),
             )
-            writer.drop_head(lease.run_id)
+            writer.seal(lease.run_id)
+            writer.forget(lease.run_id)
 
         await self._write(work, f"release run '{lease.run_id}'")
 
@@ -287,15 +289,13 @@ class SqliteJournal(Journal):
             base, previous, seq = number << SEQ_BITS, b"", 0
             for key, body, found in connection.execute(
                 "SELECT id, CAST(body AS BLOB), hash FROM events WHERE id > ? AND id <= ? ORDER BY id",
-                (base, base | _SEQ_MASK),
+                (base, base | SEQ_MASK),
             ):
                 seq += 1
                 previous = chain_hash(previous, body)
-                if key != base + seq or previous != found or seq > last_seq:
+                if key != base + seq or previous != found or (seq == last_seq and previous != last_hash):
                     return seq
-            if seq < last_seq:
-                return seq + 1
-            return None if previous == last_hash else last_seq
+            return seq + 1 if seq < last_seq else None
 
         return await self._read(work, f"verify run '{run}'")
 
@@ -361,7 +361,7 @@ def _data_version(connection: sqlite3.Connection) -> int:
 
 
 def _locate(connection: sqlite3.Connection, run: str, where: str) -> tuple[int, int, bytes]:
-    """Number, last sequence number and last hash of a run."""
+    """Number of a run, and the sequence number and hash with which it was sealed."""
     row: tuple[int, int, bytes] | None = connection.execute(
         "SELECT id, last_seq, last_hash FROM runs WHERE run_id = ?", (run,)
     ).fetchone()

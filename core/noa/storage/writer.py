@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 from noa.errors import ConflictError, JournalError, NoaError, RunNotFoundError
 from noa.storage.connection import BUSY_TIMEOUT_S, journal_error
-from noa.storage.migrations import SEQ_BITS
+from noa.storage.migrations import RUNS_WITH_LAST_EVENT, SEQ_BITS, SEQ_MASK
 
 __all__ = ["INLINE_LIMIT_S", "Append", "Work", "Writer", "chain_hash"]
 
@@ -36,15 +36,6 @@ _LONE = 3
 _CHUNK = 32
 """Rows for each statement. One statement of many rows gives the GIL away once, not once a row."""
 
-_UPDATE = (
-    "UPDATE runs SET last_seq = ?, last_hash = ?, updated_at_ms = ? WHERE id = ? AND fence = ? AND last_seq = ?",
-    *(
-        "UPDATE runs SET last_seq = new.column1, last_hash = new.column2, updated_at_ms = new.column3 "
-        f"FROM (VALUES {', '.join(['(?, ?, ?, ?, ?, ?)'] * count)}) AS new "
-        "WHERE id = new.column4 AND fence = new.column5 AND last_seq = new.column6"
-        for count in range(2, _CHUNK + 1)
-    ),
-)
 _INSERT = tuple(f"INSERT INTO events VALUES {', '.join(['(?, ?, ?)'] * count)}" for count in range(1, _CHUNK + 1))
 
 
@@ -79,10 +70,6 @@ Job: TypeAlias = Append | Work
 Outcome: TypeAlias = tuple[Job, Any, Exception | None]
 
 
-class _Separate(Exception):
-    """A batch holds a job that must be refused by itself."""
-
-
 def chain_hash(previous: bytes, body: bytes) -> bytes:
     """The hash of an event that follows the one with the hash `previous` (empty for the first)."""
     return hashlib.sha256(previous + body).digest()
@@ -101,7 +88,8 @@ class Writer:
         self._loop = loop
         self._waiting: list[Job] = []
         self._queue: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
-        self._heads: dict[str, tuple[int, int, bytes]] = {}  # run id -> (number, last seq, last hash)
+        self._heads: dict[str, tuple[int, int, int, bytes]] = {}  # run id -> (number, fence, last seq, last hash)
+        self._version = 0  # SQLite's data_version for which the heads hold
         self._closed = False
         self._handed_over = 0  # batches with the thread; loop's thread only
         self._lone = 0  # batches of one job in a row; loop's thread only
@@ -123,19 +111,31 @@ class Writer:
         self._waiting.append(job)
 
     async def close(self) -> None:
-        """Finish what was submitted, then end the thread."""
+        """Finish what was submitted, seal the runs that go on, then end the thread."""
+        sealed = self._loop.create_future()
+        self.submit(Work(sealed, self._seal_all, "seal the runs"))
         self._closed = True
         self._flush()
+        with contextlib.suppress(JournalError):  # the seals are old then; nothing else is lost
+            await sealed
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    def keep_head(self, run_id: str, number: int, seq: int, last_hash: bytes) -> None:
-        """Note where a run's history ends. For jobs only."""
-        self._heads[run_id] = (number, seq, last_hash)
-
-    def drop_head(self, run_id: str) -> None:
-        """Forget where a run's history ends; it is read again when needed. For jobs only."""
+    def forget(self, run_id: str) -> None:
+        """Read a run's fence and last event again when they are needed. For jobs that change them."""
         self._heads.pop(run_id, None)
+
+    def seal(self, run_id: str) -> None:
+        """Note in the run where its history ends, so that events cut off there show. For jobs."""
+        if head := self._heads.get(run_id):
+            number, _, seq, last_hash = head
+            self._connection.execute(
+                "UPDATE runs SET last_seq = ?, last_hash = ? WHERE id = ?", (seq, last_hash, number)
+            )
+
+    def _seal_all(self, _: sqlite3.Connection) -> None:
+        for run_id in self._heads:
+            self.seal(run_id)
 
     def _flush(self) -> None:
         batch, self._waiting = self._waiting, []
@@ -193,6 +193,10 @@ class Writer:
         if self._connection.in_transaction:  # an earlier ROLLBACK failed
             self._connection.execute("ROLLBACK")
         self._connection.execute("BEGIN IMMEDIATE")
+        version = _data_version(self._connection)
+        if version != self._version:  # another process wrote: what is remembered may be old
+            self._heads.clear()
+            self._version = version
 
     def _set_patience(self, patience_s: float) -> None:
         """How long a BEGIN waits for other processes."""
@@ -232,52 +236,31 @@ class Writer:
         self._append(group, outcomes)
 
     def _append(self, group: dict[str, Append], outcomes: list[Outcome]) -> None:
-        """Write the appends of different runs, and empty the group."""
-        updates: list[Any] = []
+        """Write the appends of different runs, and empty the group. What is refused is refused before anything is
+        written: nobody else can write between BEGIN IMMEDIATE and COMMIT, and the heads hold for this transaction.
+        """
         rows: list[Any] = []
-        written: list[tuple[Append, int, None]] = []
-        finished: list[tuple[Append, int]] = []
+        noted: list[Append] = []
         sha256 = hashlib.sha256
         for job in group.values():
-            head = self._heads.get(job.run_id)
-            if head is None or head[1] != job.expected_seq:
-                head = self._load_head(job.run_id)
-            if head is None or head[1] != job.expected_seq:
-                outcomes.append((job, None, self._conflict(job)))
+            head = self._heads.get(job.run_id) or self._load_head(job.run_id)
+            if head is None or head[1] != job.fence or head[2] != job.expected_seq:
+                outcomes.append((job, None, self._refusal(job, head)))
                 continue
-            number, seq, last_hash = head
+            number, fence, seq, last_hash = head
             base = number << SEQ_BITS
             for body in job.bodies:
                 seq += 1
                 last_hash = sha256(last_hash + body).digest()  # chain_hash, without the call
                 rows += (base + seq, body, last_hash)
-            updates += (seq, last_hash, job.at_ms, number, job.fence, job.expected_seq)
-            self._heads[job.run_id] = (number, seq, last_hash)
-            written.append((job, seq, None))
+            self._heads[job.run_id] = (number, fence, seq, last_hash)
+            outcomes.append((job, seq, None))
             if job.status is not None or job.signals:
-                finished.append((job, number))
+                noted.append(job)
         group.clear()
-        if not written:
-            return
-        if self._update(updates) != len(written):
-            if len(written) > 1:
-                raise _Separate
-            refused = written[0][0]
-            self._heads.pop(refused.run_id, None)
-            outcomes.append((refused, None, self._conflict(refused)))
-            return
         self._insert(rows)
-        for job, number in finished:
-            self._note(job, number)
-        outcomes += written
-
-    def _update(self, values: list[Any]) -> int:
-        """How many of the runs were as expected, and are changed."""
-        execute = self._connection.execute
-        step = 6 * _CHUNK
-        if len(values) <= step:
-            return execute(_UPDATE[len(values) // 6 - 1], values).rowcount
-        return sum(self._update(values[start : start + step]) for start in range(0, len(values), step))
+        for job in noted:
+            self._note(job)
 
     def _insert(self, values: list[Any]) -> None:
         execute = self._connection.execute
@@ -286,30 +269,36 @@ class Writer:
             part = values[start : start + step]
             execute(_INSERT[len(part) // 3 - 1], part)
 
-    def _note(self, job: Append, number: int) -> None:
+    def _note(self, job: Append) -> None:
         """What the events of an append change beside the history."""
         if job.status is not None:
             self._connection.execute(
-                "UPDATE runs SET status = ?, degraded = ? WHERE id = ?", (job.status, job.degraded, number)
+                "UPDATE runs SET status = ?, degraded = ? WHERE run_id = ?", (job.status, job.degraded, job.run_id)
             )
+            self.seal(job.run_id)
+            self.forget(job.run_id)
         for signal_id, seq in job.signals:
             self._connection.execute("UPDATE signals SET applied_seq = ? WHERE signal_id = ?", (seq, signal_id))
 
-    def _load_head(self, run_id: str) -> tuple[int, int, bytes] | None:
-        found: tuple[int, int, bytes] | None = self._connection.execute(
-            "SELECT id, last_seq, last_hash FROM runs WHERE run_id = ?", (run_id,)
-        ).fetchone()
-        return found
-
-    def _conflict(self, job: Append) -> NoaError:
-        """Why an append is refused."""
+    def _load_head(self, run_id: str) -> tuple[int, int, int, bytes] | None:
         row = self._connection.execute(
-            "SELECT fence, last_seq, owner FROM runs WHERE run_id = ?", (job.run_id,)
+            f"SELECT runs.id, fence, events.id & {SEQ_MASK}, hash FROM {RUNS_WITH_LAST_EVENT} WHERE run_id = ?",
+            (run_id,),
         ).fetchone()
         if row is None:
+            return None
+        head: tuple[int, int, int, bytes] = tuple(row)
+        self._heads[run_id] = head
+        return head
+
+    def _refusal(self, job: Append, head: tuple[int, int, int, bytes] | None) -> NoaError:
+        """Why an append is refused."""
+        if head is None:
             return RunNotFoundError(f"run '{job.run_id}' is not in {self._path}", run_id=job.run_id)
-        fence, last_seq, owner = row
+        _, fence, last_seq, _ = head
         if fence != job.fence:
+            found = self._connection.execute("SELECT owner FROM runs WHERE run_id = ?", (job.run_id,)).fetchone()
+            owner = found[0] if found else ""
             return ConflictError(
                 f"run '{job.run_id}' was taken over by {owner or 'another engine'} (fence {fence}, ours is "
                 f"{job.fence}); nothing was written",
@@ -330,6 +319,10 @@ class Writer:
         failure = journal_error(error, self._path, doing)
         failure.__cause__ = error
         return failure
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
 
 def _resolve(outcomes: list[Outcome]) -> None:

@@ -152,15 +152,13 @@ impl Executions {
         (if known { CancelOutcome::AlreadyFinished } else { CancelOutcome::Unknown }, 0)
     }
 
-    /// Tells executions to end, all or those of one run, and returns them.
-    pub(crate) fn cancel_all(&self, run_id: Option<&str>, grace: Duration) -> Vec<Arc<Execution>> {
+    /// Tells executions to end, all or those of one run. Returns them, and how many had not been told before.
+    pub(crate) fn cancel_all(&self, run_id: Option<&str>, grace: Duration) -> (Vec<Arc<Execution>>, u32) {
         let table = lock(&self.table);
         let of_run = |execution: &&Arc<Execution>| run_id.is_none_or(|run_id| execution.run_id == run_id);
         let found: Vec<_> = table.running.values().filter(of_run).cloned().collect();
-        for execution in &found {
-            execution.stop(StopReason::Cancelled, grace);
-        }
-        found
+        let told = found.iter().map(|execution| u32::from(execution.stop(StopReason::Cancelled, grace))).sum();
+        (found, told)
     }
 
     /// Waits until nothing goes on.

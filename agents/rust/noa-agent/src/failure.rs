@@ -28,6 +28,9 @@ pub const ARTIFACT_UNREADABLE: &str = "ARTIFACT_UNREADABLE";
 /// An artifact or output file cannot be written.
 pub const ARTIFACT_UNWRITABLE: &str = "ARTIFACT_UNWRITABLE";
 
+/// The host has less than the work needs.
+pub const RESOURCES_EXCEEDED: &str = "RESOURCES_EXCEEDED";
+
 const MESSAGE_LIMIT: usize = 16 * 1024;
 const DETAILS_LIMIT: usize = 64 * 1024;
 const CAUSE_DEPTH: usize = 8;

@@ -42,6 +42,7 @@ mod echo;
 mod execution;
 mod executions;
 mod failure;
+pub mod host;
 mod json;
 mod launch;
 mod lifecycle;
@@ -70,7 +71,7 @@ pub const PROTOCOL_VERSION: u32 = 1;
 pub mod codes {
     pub use crate::failure::{
         ARTIFACT_UNREADABLE, ARTIFACT_UNWRITABLE, CANCELLED, DEADLINE_EXCEEDED, INTERNAL, INVALID_INPUT, OVERLOADED,
-        PAYLOAD_TOO_LARGE, UNKNOWN_ACTION,
+        PAYLOAD_TOO_LARGE, RESOURCES_EXCEEDED, UNKNOWN_ACTION,
     };
 }
 

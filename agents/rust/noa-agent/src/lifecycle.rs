@@ -98,7 +98,7 @@ impl Signals {
 async fn abandon(shared: &Shared) {
     tracing::warn!("the engine is gone");
     shared.drain();
-    for execution in shared.executions.cancel_all(None, LAST_GRACE) {
+    for execution in shared.executions.cancel_all(None, LAST_GRACE).0 {
         execution.wait_ended().await;
     }
     release(shared).await;

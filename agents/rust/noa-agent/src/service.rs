@@ -56,7 +56,7 @@ impl Service {
 
     async fn release(&self, run_id: &str, grace: Duration) -> CancelResponse {
         let until = Instant::now() + grace;
-        let executions = self.shared.executions.cancel_all(Some(run_id), grace.mul_f64(0.8));
+        let (executions, told) = self.shared.executions.cancel_all(Some(run_id), grace.mul_f64(0.8));
         for execution in &executions {
             execution.wait_ended().await;
         }
@@ -64,8 +64,9 @@ impl Service {
             tracing::warn!(run_id, "what the run holds is not released within the grace");
             1
         });
-        let cancelled = held.saturating_add(executions.len().try_into().unwrap_or(u32::MAX));
-        let outcome = if cancelled > 0 { CancelOutcome::Cancelled } else { CancelOutcome::Unknown };
+        let cancelled = held.saturating_add(told);
+        let found = cancelled > 0 || !executions.is_empty();
+        let outcome = if found { CancelOutcome::Cancelled } else { CancelOutcome::Unknown };
         CancelResponse { outcome: outcome.into(), cancelled }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use harness::*;
-use noa_agent::proto::{CancelOutcome, CancelRequest, HealthStatus};
+use noa_agent::proto::{CancelOutcome, CancelRequest, HealthStatus, cancel_request};
 use noa_agent::{Agent, Context, Failure};
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
@@ -45,6 +45,20 @@ async fn work_that_does_not_listen_is_abandoned_after_the_grace() {
     assert_eq!(host.cancel("a", Duration::from_millis(300)).await, CancelOutcome::Cancelled);
     assert_eq!(failure(ended(stream).await).code, "CANCELLED");
     assert!((200..2000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_second_cancel_finds_the_work_told_already() {
+    let mut host = serve(test_agent()).await;
+    let stream = host.execute(request("a", "deaf", json!({}))).await;
+    let target = || cancel_request::Target::ExecutionId("a".into());
+    assert_eq!(host.cancel_target(target(), Duration::from_secs(600)).await, (CancelOutcome::Cancelled, 1));
+    assert_eq!(host.cancel_target(target(), Duration::from_secs(600)).await, (CancelOutcome::Cancelled, 0));
+    // The run's cancel finds it too, and waits for its end.
+    assert_eq!(host.release("run", Duration::from_millis(200)).await, (CancelOutcome::Cancelled, 0));
+    assert_eq!(failure(ended(stream).await).code, "CANCELLED");
+    assert_eq!(host.cancel_target(target(), GRACE).await, (CancelOutcome::AlreadyFinished, 0));
+    assert_eq!(host.release("run", GRACE).await, (CancelOutcome::Unknown, 0));
 }
 
 #[tokio::test]
@@ -125,7 +139,8 @@ async fn while_it_prepares_it_says_so() {
     let health = host.health().await;
     assert_eq!(health.status(), HealthStatus::Starting);
     assert!(health.manifest.is_some());
-    assert_eq!(host.failure(request("a", "echo", json!({}))).await.code, "OVERLOADED");
+    let failure = host.failure(request("a", "echo", json!({}))).await;
+    assert_eq!((failure.code.as_str(), failure.retryable), ("OVERLOADED", true));
     ready.send(Ok(())).unwrap();
     while host.health().await.status() != HealthStatus::Serving {}
     assert_eq!(output(host.outcome(request("a", "echo", json!({}))).await), json!({"echo": {}}));
@@ -137,6 +152,9 @@ async fn what_cannot_be_prepared_is_told() {
     while host.health().await.status() == HealthStatus::Starting {}
     let health = host.health().await;
     assert_eq!((health.status(), health.message.as_str()), (HealthStatus::NotServing, "no model"));
+    let failure = host.failure(request("a", "echo", json!({}))).await;
+    assert_eq!((failure.code.as_str(), failure.retryable), ("OVERLOADED", true));
+    assert!(failure.message.contains("no model"), "{}", failure.message);
 }
 
 #[tokio::test]

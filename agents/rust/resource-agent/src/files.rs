@@ -3,10 +3,11 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::fs::{self, DirEntry, Metadata};
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::{fs, io};
+
+use walkdir::{DirEntry, WalkDir};
 
 /// What to look at.
 pub struct Walk {
@@ -36,50 +37,34 @@ impl Walk {
     ) -> Result<Found, E> {
         let mut found = Found::default();
         let mut entered = HashSet::from([identity(&fs::metadata(folder)?)]);
-        let mut open = vec![sorted(folder)?.into_iter()];
-        while let Some(entries) = open.last_mut() {
-            let Some(entry) = entries.next() else {
-                open.pop();
-                continue;
-            };
+        let entries = WalkDir::new(folder).min_depth(1).follow_links(self.follow_links).sort_by_file_name();
+        for entry in entries.into_iter().filter_entry(|entry| self.takes(entry, &mut entered)) {
             if found.sizes.len() >= self.max_files {
                 break;
             }
             step(&found)?;
-            match self.look(&entry) {
-                Ok(Some(file)) if file.is_file() => found.sizes.push(file.len()),
-                // A folder that a link leads back to is entered once.
-                Ok(Some(folder)) if folder.is_dir() && entered.insert(identity(&folder)) => match sorted(&entry.path())
-                {
-                    Ok(entries) => open.push(entries.into_iter()),
-                    Err(_) => found.unreadable += 1,
-                },
+            match entry.and_then(|entry| entry.metadata()) {
+                Ok(entry) if entry.is_file() => found.sizes.push(entry.len()),
                 Ok(_) => {}
+                Err(error) if error.loop_ancestor().is_some() => {} // A link back: what it leads to is entered already.
+                Err(error) if error.depth() == 0 => return Err(io::Error::from(error).into()),
                 Err(_) => found.unreadable += 1,
             }
         }
         Ok(found)
     }
 
-    /// What an entry is, or `None` if it is passed over.
-    fn look(&self, entry: &DirEntry) -> io::Result<Option<Metadata>> {
-        let link = entry.file_type()?.is_symlink();
-        if link && !self.follow_links {
-            return Ok(None);
+    /// Whether to look at an entry: a folder is entered once however many links lead to it.
+    fn takes(&self, entry: &DirEntry, entered: &mut HashSet<(u64, u64)>) -> bool {
+        if !entry.file_type().is_dir() {
+            return true;
         }
-        let metadata = if link { fs::metadata(entry.path())? } else { entry.metadata()? };
-        let excluded = metadata.is_dir() && self.exclude.contains(&entry.file_name());
-        Ok((!excluded).then_some(metadata))
+        let first = |folder| entered.insert(identity(&folder));
+        !self.exclude.contains(entry.file_name()) && entry.metadata().map_or(true, first)
     }
 }
 
-fn sorted(folder: &Path) -> io::Result<Vec<DirEntry>> {
-    let mut entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
-    entries.sort_by_cached_key(DirEntry::file_name);
-    Ok(entries)
-}
-
-fn identity(metadata: &Metadata) -> (u64, u64) {
+fn identity(metadata: &fs::Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 

@@ -1,4 +1,6 @@
 use super::*;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use tempfile::TempDir;
 
@@ -28,6 +30,51 @@ fn the_order_is_by_bytes_with_folders_among_files() {
     assert_eq!(sizes(&Walk { max_files: 3, ..walk() }, folder.path()), [7, 1, 3]);
     assert_eq!(sizes(&Walk { max_files: 0, ..walk() }, folder.path()), [0_u64; 0]);
     assert_eq!(sizes(&Walk { exclude: HashSet::new(), ..walk() }, folder.path())[0], 9);
+}
+
+#[test]
+fn names_are_compared_alone_and_as_bytes_whatever_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    // In the order of the walk; each file has as many bytes as its place. The order of whole paths would be another
+    // one ("a-b" before "a/x"), and so would the order of characters (U+10000 before U+FF5E in UTF-16).
+    let names: [&[u8]; 12] = [
+        b"A",
+        b"a/x",
+        b"a/\xff",
+        b"a b",
+        b"a-b",
+        b"a-c/y",
+        b"a.txt",
+        b"a0",
+        b"\xc3\xa9",
+        b"\xef\xbd\x9e",
+        b"\xf0\x90\x80\x80",
+        b"\xff\xfe/z",
+    ];
+    for (size, name) in names.iter().enumerate().rev() {
+        let path = folder.path().join(OsStr::from_bytes(name));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, vec![0; size]).unwrap();
+    }
+    assert_eq!(sizes(&walk(), folder.path()), (0..12).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_folder_that_several_links_lead_to_is_entered_once_by_the_first() {
+    let folder = folder();
+    symlink("c", folder.path().join("B")).unwrap(); // Before c.
+    symlink("c", folder.path().join("y")).unwrap(); // After it.
+    symlink(".git", folder.path().join("x")).unwrap(); // Passed over by its own name only.
+    let follow = Walk { follow_links: true, ..walk() };
+    assert_eq!(sizes(&follow, folder.path()), [4, 0, 7, 1, 3, 2, 9]); // B/d/e, B/d/f, Z, a/z, a.txt, b, x/x
+}
+
+#[test]
+fn the_folder_may_be_a_link_and_may_have_an_excluded_name() {
+    let folder = folder();
+    symlink(folder.path(), folder.path().join("target")).unwrap();
+    let walk = Walk { exclude: HashSet::from(["target".into(), ".git".into()]), ..walk() };
+    assert_eq!(sizes(&walk, &folder.path().join("target")).len(), 6);
 }
 
 #[test]

@@ -1,18 +1,17 @@
 //! The agent that looks at its host and plans how to share out a folder of files.
 
 mod files;
-mod host;
 mod plan;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use noa_agent::host::Host;
 use noa_agent::{Agent, Context, Failure, JsonSchema, Progress};
 use serde::{Deserialize, Serialize};
 
 use files::{Found, Walk};
-use host::Host;
-use plan::{Allocation, Bounds};
+use plan::{Allocation, Bounds, plan};
 
 const EXCLUDED: [&str; 7] = [".git", ".noa", ".venv", ".cache", "node_modules", "target", "__pycache__"];
 const FILES_PER_REPORT: usize = 2_000;
@@ -57,32 +56,28 @@ async fn main() {
 }
 
 fn allocate(context: &Context, input: Input) -> Result<Output, Failure> {
+    check_folder(&input.path)?;
     let found = find(context, &input)?;
     let bounds = Bounds { threads: input.threads, memory_bytes: input.memory_bytes, max_shards: input.max_shards };
-    let allocation =
-        plan::plan(&found.sizes, found.unreadable, Host::read(Path::new("/")), bounds).map_err(|shortage| {
-            Failure::new("RESOURCES_EXCEEDED", shortage.to_string())
-                .detail("needed", shortage.needed)
-                .detail("available", shortage.available.value)
-        })?;
-    Ok(Output { allocation })
+    Ok(Output { allocation: plan(&found.sizes, found.unreadable, Host::here(), bounds)? })
+}
+
+fn check_folder(path: &Path) -> Result<(), Failure> {
+    let (code, problem) = match path.metadata() {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => ("INPUT_NOT_A_FOLDER", "is not a folder".into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => ("INPUT_NOT_FOUND", "does not exist".into()),
+        Err(error) => ("INPUT_UNREADABLE", format!("cannot be read: {error}")),
+    };
+    Err(Failure::new(code, format!("input path '{}' {problem}", path.display())))
 }
 
 fn find(context: &Context, input: &Input) -> Result<Found, Failure> {
-    let refused = |code, problem| Err(Failure::new(code, format!("input path '{}' {problem}", input.path.display())));
-    match std::fs::metadata(&input.path) {
-        Ok(found) if found.is_dir() => {}
-        Ok(_) => return refused("INPUT_NOT_A_FOLDER", "is not a folder".to_owned()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return refused("INPUT_NOT_FOUND", "does not exist".to_owned());
-        }
-        Err(error) => return refused("INPUT_UNREADABLE", format!("cannot be read: {error}")),
-    }
-    let default = || EXCLUDED.map(Into::into).into();
+    let excluded = || EXCLUDED.map(Into::into).into();
     let walk = Walk {
         max_files: input.max_files.unwrap_or(usize::MAX),
         follow_links: input.follow_links.unwrap_or(false),
-        exclude: input.exclude.as_ref().map_or_else(default, |names| names.iter().map(Into::into).collect()),
+        exclude: input.exclude.as_ref().map_or_else(excluded, |names| names.iter().map(Into::into).collect()),
     };
     let mut next_report = FILES_PER_REPORT;
     walk.run(&input.path, |found| {

@@ -1,4 +1,5 @@
 use super::*;
+use noa_agent::host::Limit;
 
 const GIB: u64 = 1 << 30;
 

@@ -190,6 +190,7 @@ async fn a_wrong_launch_is_one_line_and_status_64() {
     let place = format!("unix:{}", Path::new("/nonexistent/a.sock").display());
     for (name, value, said) in [
         ("NOA_AGENT_PROTOCOL", "2", "speaks 1"),
+        ("NOA_AGENT_PROTOCOL", "", "NOA_AGENT_PROTOCOL"),
         ("NOA_AGENT_TOKEN", "", "NOA_AGENT_TOKEN"),
         ("NOA_AGENT_LISTEN", "", "NOA_AGENT_LISTEN"),
         ("NOA_AGENT_LISTEN", "0.0.0.0:1", "NOA_AGENT_LISTEN"),
@@ -199,6 +200,9 @@ async fn a_wrong_launch_is_one_line_and_status_64() {
         assert_eq!(output.status.code(), Some(64), "{line}");
         assert!(line.contains(said) && line.lines().count() == 1, "{line}");
     }
+    let unset = command(&place).env_remove("NOA_AGENT_PROTOCOL").spawn().unwrap().wait_with_output().await.unwrap();
+    assert_eq!(unset.status.code(), Some(64));
+    assert!(String::from_utf8(unset.stderr).unwrap().contains("NOA_AGENT_PROTOCOL is not set"));
     let output = command(&place).spawn().unwrap().wait_with_output().await.unwrap();
     assert_eq!(output.status.code(), Some(1));
 }

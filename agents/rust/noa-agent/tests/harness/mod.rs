@@ -115,7 +115,7 @@ impl Host {
         self.cancel_target(cancel_request::Target::RunId(run_id.into()), grace).await
     }
 
-    async fn cancel_target(&mut self, target: cancel_request::Target, grace: Duration) -> (CancelOutcome, u32) {
+    pub async fn cancel_target(&mut self, target: cancel_request::Target, grace: Duration) -> (CancelOutcome, u32) {
         let request =
             CancelRequest { target: Some(target), grace: Some(grace.try_into().unwrap()), reason: String::new() };
         let response = self.client.cancel(request).await.unwrap().into_inner();

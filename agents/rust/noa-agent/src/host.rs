@@ -1,38 +1,102 @@
 //! What this process may use of its host: threads and memory, and which limit decides.
+//!
+//! ```
+//! use noa_agent::host::{Host, Shortage};
+//!
+//! fn threads(asked: Option<u64>) -> Result<u64, Shortage> {
+//!     let limit = Host::here().threads.at_most(asked, "input threads").at_least(1, "threads")?;
+//!     Ok(limit.value)
+//! }
+//! assert!(threads(None).is_ok());
+//! assert!(threads(Some(0)).is_err());
+//! ```
 
 use std::path::{Path, PathBuf};
 
-use noa_agent::JsonSchema;
+use schemars::JsonSchema;
 use serde::Serialize;
+
+use crate::failure::{Failure, RESOURCES_EXCEEDED};
 
 /// An amount and what it comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Limit {
+    /// How much there is, in threads or bytes.
     pub value: u64,
+    /// What decides it, for a person.
     pub from: String,
 }
 
 /// The tightest limits that are in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Host {
+    /// Threads that can run at once; at least 1.
     pub threads: Limit,
+    /// Bytes of memory that are left.
     pub memory_bytes: Limit,
 }
 
+/// That there is less of something than is needed. As a [`Failure`] its code is `RESOURCES_EXCEEDED`, with `needed`
+/// and `available` as details.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{needed} {what} are needed, {} are available ({}): {} too few", available.value, available.from, needed - available.value)]
+pub struct Shortage {
+    /// Of what, in the plural.
+    pub what: &'static str,
+    /// How much is needed; more than there is.
+    pub needed: u64,
+    /// How much there is, and why not more.
+    pub available: Limit,
+}
+
+impl From<Shortage> for Failure {
+    fn from(shortage: Shortage) -> Self {
+        Self::new(RESOURCES_EXCEEDED, shortage.to_string())
+            .detail("needed", shortage.needed)
+            .detail("available", shortage.available.value)
+    }
+}
+
 impl Limit {
+    /// An amount and what it comes from.
     pub fn new(value: u64, from: impl Into<String>) -> Self {
         Self { value, from: from.into() }
     }
 
-    /// The tighter one of two.
+    /// The tighter one of two; the first if they are equal.
+    #[must_use]
     pub fn min(self, other: Self) -> Self {
         if other.value < self.value { other } else { self }
+    }
+
+    /// This limit, or the bound if that is there and tighter.
+    #[must_use]
+    pub fn at_most(self, bound: Option<u64>, from: &str) -> Self {
+        match bound {
+            Some(value) => self.min(Self::new(value, from)),
+            None => self,
+        }
+    }
+
+    /// This limit, if that much is enough.
+    ///
+    /// # Errors
+    /// It is not; `what` says of what, in the plural.
+    pub fn at_least(self, needed: u64, what: &'static str) -> Result<Self, Shortage> {
+        if self.value < needed { Err(Shortage { what, needed, available: self }) } else { Ok(self) }
     }
 }
 
 impl Host {
+    /// Reads the limits of this process. Reads a few small files, nothing else.
+    #[must_use]
+    pub fn here() -> Self {
+        Self::read(Path::new("/"))
+    }
+
     /// Reads the limits below `root`, which is `/` but in tests: affinity, free memory, and every control group
     /// (version 1 or 2) from this process's own up to the one that is mounted. What cannot be read does not limit.
+    #[must_use]
     pub fn read(root: &Path) -> Self {
         let cpus = field(root, "proc/self/status", "Cpus_allowed_list:").map_or(1, |list| count_cpus(&list));
         let kib = field(root, "proc/meminfo", "MemAvailable:").and_then(|text| text.split(' ').next()?.parse().ok());

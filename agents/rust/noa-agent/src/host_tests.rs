@@ -86,6 +86,23 @@ fn no_quota_is_no_limit() {
 
 #[test]
 fn this_host_has_something() {
-    let host = Host::read(Path::new("/"));
+    let host = Host::here();
     assert!(host.threads.value >= 1 && host.memory_bytes.value > 0, "{host:?}");
+}
+
+#[test]
+fn a_bound_counts_where_it_is_tighter() {
+    let limit = || Limit::new(8, "host");
+    assert_eq!(limit().at_most(None, "input"), limit());
+    assert_eq!(limit().at_most(Some(8), "input"), limit());
+    assert_eq!(limit().at_most(Some(2), "input"), Limit::new(2, "input"));
+}
+
+#[test]
+fn a_shortage_says_by_how_much_as_a_failure_too() {
+    assert_eq!(Limit::new(8, "host").at_least(8, "threads"), Ok(Limit::new(8, "host")));
+    let failure = Failure::from(Limit::new(8, "host").at_least(9, "threads").unwrap_err());
+    assert_eq!((failure.code.as_str(), failure.retryable), ("RESOURCES_EXCEEDED", false));
+    assert_eq!(failure.message, "9 threads are needed, 8 are available (host): 1 too few");
+    assert_eq!((&failure.details["needed"], &failure.details["available"]), (&9.into(), &8.into()));
 }

@@ -55,7 +55,7 @@ check: setup-dev ## Format, lint, types, layers, protos, generated code; no test
 
 .PHONY: bench
 bench: setup-dev ## Measure; each figure beside its limit in the same run. BENCH=--write keeps the table in docs.
-	@$(BIN)/python benchmarks/bench.py
+	@$(BIN)/python benchmarks/bench.py $(BENCH)
 
 .PHONY: generate
 generate: setup-dev ## Make what is generated anew: Python and Go from the protos, docs/cli.md from the commands.

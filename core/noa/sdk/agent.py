@@ -46,7 +46,8 @@ class Agent:
     """Language that it is written in."""
 
     capacity: ClassVar[int] = 0
-    """Executions that can go on at once; 0 means no limit."""
+    """Executions that can go on at once; 0 means no limit, except that at most `min(32, cores + 4)` sync ones have a
+    thread and more wait for one."""
 
     load: ClassVar[Callable[..., Any] | None] = None
     on_release: ClassVar[Callable[..., Any] | None] = None

@@ -100,6 +100,14 @@ class Execution:
         self.ended_at_s = 0.0
         self.size_bytes = 0
 
+    def listen(self) -> Feed:
+        """A feed of what comes from now on; of an ended execution it has the terminal message."""
+        feed = Feed()
+        self.feeds.append(feed)
+        if self.terminal is not None:
+            feed.finish(self.terminal)
+        return feed
+
     def publish(self, message: pb.ExecuteResponse, size_bytes: int) -> None:
         """Give an observation to all who listen."""
         if self.terminal is None:

@@ -58,16 +58,18 @@ class _Execution:
     Attributes:
         task: Where an async action runs; `asked` counts how often it was cancelled here.
         abandon: The result of an action in a thread, to be set in its place where it does not end.
+        begun: Whether a thread has taken it up.
         ended: Made by the first who waits for the end.
     """
 
-    __slots__ = ("abandon", "asked", "context", "ended", "run_id", "task")
+    __slots__ = ("abandon", "asked", "begun", "context", "ended", "run_id", "task")
 
     def __init__(self, context: Context, run_id: RunId) -> None:
         self.context = context
         self.run_id = run_id
         self.task: asyncio.Task[Any] | None = None
         self.asked = 0
+        self.begun = False
         self.abandon: asyncio.Future[Outcome] | None = None
         self.ended: asyncio.Future[None] | None = None
 
@@ -203,6 +205,7 @@ class ActionRunner:
         variables = contextvars.copy_context()
 
         def work() -> None:
+            execution.begun = True
             outcome = variables.run(self._call_sync, action, context, arguments)
             try:
                 loop.call_soon_threadsafe(_resolve, finished, outcome)
@@ -249,6 +252,9 @@ class ActionRunner:
             if not one.context._cancelled:
                 one.context._cancel(reason)
                 one.cancel_task()
+                if one.abandon is not None and not one.begun:
+                    # It waits for a thread; the thread that takes it up finds it cancelled and does nothing.
+                    _resolve(one.abandon, self._was_cancelled(one.context))
         await self._wait_ended(found, grace_s)
         released = 0
         if run is not None and self.agent.on_release is not None:

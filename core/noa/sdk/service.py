@@ -61,21 +61,30 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         for field in ("execution_id", "run_id", "action"):
             if not getattr(request, field):
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{field} is required")
+        # Nothing may wait from the look into the table until the feed listens, or a message would be missed.
         execution = self.table.find(request.execution_id)
-        if execution is not None:
-            yield _JOINED
-        else:
-            # Nothing may wait between the look into the table and the entry into it.
+        accepted = _JOINED
+        if execution is None:
+            accepted = _ACCEPTED
             refusal = self._refusal()
-            if refusal is None:
-                execution = self._begin(request)
-            yield _ACCEPTED
-            if execution is None:
-                assert refusal is not None
+            if refusal is not None:
+                yield accepted
                 yield failed(refusal)
                 return
-        async for message in _listen(execution, _seconds(request, "heartbeat_interval", _HEARTBEAT_S)):
-            yield message
+            execution = self._begin(request)
+        feed = execution.listen()
+        try:
+            yield accepted
+            heartbeat_s = _seconds(request, "heartbeat_interval", _HEARTBEAT_S)
+            message = None
+            while message is None or message is not feed.terminal:
+                message = feed.take()
+                if message is None:
+                    await feed.wait(heartbeat_s)
+                    message = feed.take() or _HEARTBEAT
+                yield message
+        finally:
+            execution.feeds.remove(feed)
 
     async def Health(self, request: pb.HealthRequest, context: Any) -> pb.HealthResponse:  # noqa: N802
         """Say who this is and whether it can take work."""
@@ -180,25 +189,6 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
 
     def _cut(self, execution: Execution, terminal: pb.ExecuteResponse) -> None:
         self.table.finish(execution, terminal, now_s=time.monotonic())
-
-
-async def _listen(execution: Execution, heartbeat_s: float) -> AsyncIterator[pb.ExecuteResponse]:
-    if execution.terminal is not None:
-        yield execution.terminal
-        return
-    feed = Feed()
-    execution.feeds.append(feed)
-    try:
-        while True:
-            message = feed.take()
-            if message is None:
-                await feed.wait(heartbeat_s)
-                message = feed.take() or _HEARTBEAT
-            yield message
-            if message is feed.terminal:
-                return
-    finally:
-        execution.feeds.remove(feed)
 
 
 def _seconds(request: Any, field: str, default_s: float) -> float:

@@ -100,7 +100,11 @@ class Workshop:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        while True:
+            try:
+                self._loop.run_forever()
+            except BaseException:  # an action raised KeyboardInterrupt or the like, which asyncio lets through
+                log.exception("an action ended its event loop; it goes on")
 
     async def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine in the workshop and wait for it from the serving loop."""
@@ -147,8 +151,8 @@ class Workshop:
         if task.cancelled():
             outbox.end(failed(_CANCELLED))
         elif (error := task.exception()) is not None:
-            log.error("%s: fault of the SDK", execution_id, exc_info=error)
-            outbox.end(failed(Failure(code="INTERNAL", message=f"fault of the SDK: {type(error).__name__}: {error}")))
+            log.error("%s failed outside its action", execution_id, exc_info=error)
+            outbox.end(failed(Failure(code="INTERNAL", message=f"{type(error).__name__}: {error}")))
 
     async def _execute(self, request: pb.ExecuteRequest, deadline_s: float | None, outbox: Outbox) -> None:
         inputs = await self._inputs(request)

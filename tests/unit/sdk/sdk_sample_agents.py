@@ -104,6 +104,10 @@ class Sample(Agent):
         sys.exit(3)
 
     @action
+    async def interrupt(self) -> None:
+        raise KeyboardInterrupt
+
+    @action
     async def wait(self, ctx: Context) -> None:
         self.started.set()
         try:
@@ -170,7 +174,7 @@ class Sample(Agent):
 
     @action
     def spawn(self) -> dict[str, Any]:
-        child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        child = subprocess.Popen(["sleep", "1000"], start_new_session=True, stdout=subprocess.DEVNULL)
         return {"pid": child.pid, "own": os.getpid()}
 
     def on_release(self, run_id: str) -> int:

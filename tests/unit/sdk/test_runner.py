@@ -229,6 +229,24 @@ async def test_action_in_a_thread_that_ignores_cancellation_is_abandoned_after_t
     runner.agent.ended.set()  # type: ignore[attr-defined]
 
 
+async def test_action_that_waits_for_a_thread_is_cancelled_at_once_and_never_begins() -> None:
+    agent = samples.Small()
+    runner = ActionRunner(agent)
+
+    async def begin(number: int, name: str, inputs: dict[str, Any]) -> Outcome:
+        asked = assignment(name, inputs, execution_id=f"r:s/t:{number}", run_id=str(number))
+        return await runner.execute(asked, observe=lambda _: None)
+
+    first = asyncio.create_task(begin(1, "stubborn", {}))
+    await started(runner)
+    second = asyncio.create_task(begin(2, "add", {"a": 1, "b": 2}))
+    await asyncio.sleep(0)
+    assert await runner.cancel(run="2", grace_s=60) == 1  # type: ignore[arg-type]
+    assert failure(await second).code == "CANCELLED"
+    agent.ended.set()
+    assert isinstance(await first, Succeeded)
+
+
 @pytest.mark.parametrize("name", ["wait", "work"])
 async def test_cancelled_caller_sees_its_cancellation_and_the_action_ends(
     runner: ActionRunner, do: Do, name: str

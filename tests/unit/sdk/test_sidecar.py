@@ -60,11 +60,16 @@ class Sidecar:
         self.kill()
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stderr):
-            assert stream is not None
-            stream.close()
+        """End it as an engine that dies would, so that it ends what it started."""
+        assert self.process.stdin is not None
+        assert self.process.stderr is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(5)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self.process.stderr.close()
 
     async def health(self, *, wait: bool = False) -> Any:
         return await self.stub.Health(pb.HealthRequest(), metadata=TOKEN, timeout=20, wait_for_ready=wait)
@@ -313,6 +318,12 @@ async def test_failures_are_data(sample: Sidecar) -> None:
     crash = await sample.failure(sample.request("crash"))
     assert crash.code == "INTERNAL"
     assert "KeyError" in crash.message
+
+
+async def test_an_action_cannot_end_the_agent(sample: Sidecar) -> None:
+    for name in ("leave", "interrupt"):
+        assert (await sample.failure(sample.request(name))).code == "INTERNAL"
+    await sample.outputs(sample.request("greet", {"name": "Ada"}))
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,8 @@ def _inbox(services: Mapping[str, Any] | None, ctx: Context) -> list[str]:
 def _deliver(ctx: Context, alert: Alert, url: str, result: Delivery) -> None:
     import apprise
 
-    # Apprise says why a channel failed only in its log. What it says of a URL that it cannot use repeats the URL, tokens
-    # and all, and is left out.
+    # Apprise says why a channel failed only in its log. What it says of a URL that it cannot use repeats that URL,
+    # tokens and all, and is left out.
     with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as captured:  # type: ignore[no-untyped-call]
         channel, ok = _notify(alert, url)
         reason = captured.getvalue().strip() if ok is not None else "the URL is not one that Apprise can use"

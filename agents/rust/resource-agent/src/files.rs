@@ -2,20 +2,15 @@
 //! folders in one order.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::{fs, io};
 
+use noa_agent::Failure;
 use walkdir::{DirEntry, WalkDir};
 
-/// What to look at.
-pub struct Walk {
-    pub max_files: usize,
-    pub follow_links: bool,
-    /// Names of folders that are passed over.
-    pub exclude: HashSet<OsString>,
-}
+use crate::Input;
+
+const EXCLUDED: [&str; 7] = [".git", ".noa", ".venv", ".cache", "node_modules", "target", "__pycache__"];
 
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -26,46 +21,48 @@ pub struct Found {
     pub unreadable: u64,
 }
 
-impl Walk {
-    /// Walks through a folder. `step` is asked before each entry, with what is found so far, whether to go on.
-    ///
-    /// Fails when the folder itself cannot be read or `step` fails; what cannot be read below it is counted.
-    pub fn run<E: From<io::Error>>(
-        &self,
-        folder: &Path,
-        mut step: impl FnMut(&Found) -> Result<(), E>,
-    ) -> Result<Found, E> {
-        let mut found = Found::default();
-        let mut entered = HashSet::from([identity(&fs::metadata(folder)?)]);
-        let entries = WalkDir::new(folder).min_depth(1).follow_links(self.follow_links).sort_by_file_name();
-        for entry in entries.into_iter().filter_entry(|entry| self.takes(entry, &mut entered)) {
-            if found.sizes.len() >= self.max_files {
-                break;
-            }
-            step(&found)?;
-            match entry.and_then(|entry| entry.metadata()) {
-                Ok(entry) if entry.is_file() => found.sizes.push(entry.len()),
-                Ok(_) => {}
-                Err(error) if error.loop_ancestor().is_some() => {} // A link back: what it leads to is entered already.
-                Err(error) if error.depth() == 0 => return Err(io::Error::from(error).into()),
-                Err(_) => found.unreadable += 1,
-            }
+/// Walks through the folder. `step` is asked before each entry, with what is found so far, whether to go on.
+///
+/// Fails when the folder itself cannot be read or `step` fails; what cannot be read below it is counted.
+pub fn find(input: &Input, mut step: impl FnMut(&Found) -> Result<(), Failure>) -> Result<Found, Failure> {
+    fs::read_dir(&input.path).map_err(|error| unusable(input, &error))?;
+    let mut found = Found::default();
+    for entry in entries(input) {
+        if found.sizes.len() >= input.max_files.unwrap_or(usize::MAX) {
+            break;
         }
-        Ok(found)
-    }
-
-    /// Whether to look at an entry: a folder is entered once however many links lead to it.
-    fn takes(&self, entry: &DirEntry, entered: &mut HashSet<(u64, u64)>) -> bool {
-        if !entry.file_type().is_dir() {
-            return true;
+        step(&found)?;
+        match entry.and_then(|entry| entry.metadata()) {
+            Ok(file) if file.is_file() => found.sizes.push(file.len()),
+            Err(error) if error.loop_ancestor().is_none() => found.unreadable += 1,
+            _ => {} // A folder, something special, or a link back to a folder that is entered already.
         }
-        let first = |folder| entered.insert(identity(&folder));
-        !self.exclude.contains(entry.file_name()) && entry.metadata().map_or(true, first)
     }
+    Ok(found)
 }
 
-fn identity(metadata: &fs::Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
+fn entries(input: &Input) -> impl Iterator<Item = walkdir::Result<DirEntry>> {
+    let excluded = |entry: &DirEntry| match &input.exclude {
+        Some(names) => names.iter().any(|name| entry.file_name() == name.as_str()),
+        None => EXCLUDED.iter().any(|name| entry.file_name() == *name),
+    };
+    // A folder is entered once, however many links lead to it.
+    let mut entered = HashSet::new();
+    let mut first =
+        move |entry: &DirEntry| entry.metadata().map_or(true, |folder| entered.insert((folder.dev(), folder.ino())));
+    let walk = WalkDir::new(&input.path).follow_links(input.follow_links.unwrap_or(false)).sort_by_file_name();
+    walk.into_iter().filter_entry(move |entry| {
+        !entry.file_type().is_dir() || (entry.depth() == 0 || !excluded(entry)) && first(entry)
+    })
+}
+
+fn unusable(input: &Input, error: &io::Error) -> Failure {
+    let (code, problem) = match error.kind() {
+        io::ErrorKind::NotFound => ("INPUT_NOT_FOUND", "does not exist".into()),
+        io::ErrorKind::NotADirectory => ("INPUT_NOT_A_FOLDER", "is not a folder".into()),
+        _ => ("INPUT_UNREADABLE", format!("cannot be read: {error}")),
+    };
+    Failure::new(code, format!("input path '{}' {problem}", input.path.display()))
 }
 
 #[cfg(test)]

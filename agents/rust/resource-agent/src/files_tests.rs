@@ -2,6 +2,7 @@ use super::*;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use tempfile::TempDir;
 
 /// Files whose sizes tell which is which.
@@ -15,21 +16,25 @@ fn folder() -> TempDir {
     folder
 }
 
-fn walk() -> Walk {
-    Walk { max_files: usize::MAX, follow_links: false, exclude: HashSet::from([".git".into()]) }
+fn asked(folder: &Path) -> Input {
+    Input { path: folder.to_owned(), exclude: Some(vec![".git".into()]), ..Input::default() }
 }
 
-fn sizes(walk: &Walk, folder: &Path) -> Vec<u64> {
-    walk.run(folder, |_| Ok::<_, io::Error>(())).unwrap().sizes
+fn following(folder: &Path) -> Input {
+    Input { follow_links: Some(true), ..asked(folder) }
+}
+
+fn sizes(input: &Input) -> Vec<u64> {
+    find(input, |_| Ok(())).unwrap().sizes
 }
 
 #[test]
 fn the_order_is_by_bytes_with_folders_among_files() {
     let folder = folder();
-    assert_eq!(sizes(&walk(), folder.path()), [7, 1, 3, 2, 4, 0]); // Z, a/z, a.txt, b, c/d/e, c/d/f
-    assert_eq!(sizes(&Walk { max_files: 3, ..walk() }, folder.path()), [7, 1, 3]);
-    assert_eq!(sizes(&Walk { max_files: 0, ..walk() }, folder.path()), [0_u64; 0]);
-    assert_eq!(sizes(&Walk { exclude: HashSet::new(), ..walk() }, folder.path())[0], 9);
+    assert_eq!(sizes(&asked(folder.path())), [7, 1, 3, 2, 4, 0]); // Z, a/z, a.txt, b, c/d/e, c/d/f
+    assert_eq!(sizes(&Input { max_files: Some(3), ..asked(folder.path()) }), [7, 1, 3]);
+    assert_eq!(sizes(&Input { max_files: Some(0), ..asked(folder.path()) }), [0_u64; 0]);
+    assert_eq!(sizes(&Input { exclude: Some(vec![]), ..asked(folder.path()) })[0], 9);
 }
 
 #[test]
@@ -56,7 +61,7 @@ fn names_are_compared_alone_and_as_bytes_whatever_they_are() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, vec![0; size]).unwrap();
     }
-    assert_eq!(sizes(&walk(), folder.path()), (0..12).collect::<Vec<_>>());
+    assert_eq!(sizes(&asked(folder.path())), (0..12).collect::<Vec<_>>());
 }
 
 #[test]
@@ -65,16 +70,15 @@ fn a_folder_that_several_links_lead_to_is_entered_once_by_the_first() {
     symlink("c", folder.path().join("B")).unwrap(); // Before c.
     symlink("c", folder.path().join("y")).unwrap(); // After it.
     symlink(".git", folder.path().join("x")).unwrap(); // Passed over by its own name only.
-    let follow = Walk { follow_links: true, ..walk() };
-    assert_eq!(sizes(&follow, folder.path()), [4, 0, 7, 1, 3, 2, 9]); // B/d/e, B/d/f, Z, a/z, a.txt, b, x/x
+    assert_eq!(sizes(&following(folder.path())), [4, 0, 7, 1, 3, 2, 9]); // B/d/e, B/d/f, Z, a/z, a.txt, b, x/x
 }
 
 #[test]
 fn the_folder_may_be_a_link_and_may_have_an_excluded_name() {
     let folder = folder();
     symlink(folder.path(), folder.path().join("target")).unwrap();
-    let walk = Walk { exclude: HashSet::from(["target".into(), ".git".into()]), ..walk() };
-    assert_eq!(sizes(&walk, &folder.path().join("target")).len(), 6);
+    let input = Input { exclude: None, ..asked(&folder.path().join("target")) };
+    assert_eq!(sizes(&input).len(), 6);
 }
 
 #[test]
@@ -83,21 +87,21 @@ fn links_are_followed_when_asked_and_never_in_circles() {
     symlink("b", folder.path().join("link")).unwrap();
     symlink(".", folder.path().join("c/circle")).unwrap();
     symlink("nowhere", folder.path().join("dangling")).unwrap();
-    assert_eq!(sizes(&walk(), folder.path()).len(), 6);
-    let follow = Walk { follow_links: true, ..walk() };
-    let found = follow.run(folder.path(), |_| Ok::<_, io::Error>(())).unwrap();
+    assert_eq!(sizes(&asked(folder.path())).len(), 6);
+    let found = find(&following(folder.path()), |_| Ok(())).unwrap();
     assert_eq!(found, Found { sizes: vec![7, 1, 3, 2, 4, 0, 2], unreadable: 1 });
 }
 
 #[test]
 fn a_step_that_fails_ends_the_walk() {
     let folder = folder();
-    let stop = |found: &Found| if found.sizes.len() == 2 { Err(io::Error::other("stop")) } else { Ok(()) };
-    assert_eq!(walk().run(folder.path(), stop).unwrap_err().to_string(), "stop");
+    let stop = |found: &Found| if found.sizes.len() == 2 { Err(Failure::new("STOP", "")) } else { Ok(()) };
+    assert_eq!(find(&asked(folder.path()), stop).unwrap_err().code, "STOP");
 }
 
 #[test]
 fn a_folder_that_is_not_there_is_an_error() {
-    let error = walk().run(Path::new("/nonexistent"), |_| Ok::<_, io::Error>(())).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    let code = |path| find(&asked(Path::new(path)), |_| Ok(())).unwrap_err().code;
+    assert_eq!(code("/nonexistent"), "INPUT_NOT_FOUND");
+    assert_eq!(code("/proc/self/status"), "INPUT_NOT_A_FOLDER");
 }

@@ -4,19 +4,19 @@ mod files;
 mod plan;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use noa_agent::host::Host;
 use noa_agent::{Agent, Context, Failure, JsonSchema, Progress};
 use serde::{Deserialize, Serialize};
 
-use files::{Found, Walk};
-use plan::{Allocation, Bounds, plan};
+use files::find;
+use plan::{Allocation, plan};
 
-const EXCLUDED: [&str; 7] = [".git", ".noa", ".venv", ".cache", "node_modules", "target", "__pycache__"];
 const FILES_PER_REPORT: usize = 2_000;
 
-#[derive(Debug, Deserialize, JsonSchema)]
+/// What is asked.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 struct Input {
     /// Folder whose files are shared out.
     path: PathBuf,
@@ -47,7 +47,7 @@ async fn main() {
             "resource_allocation",
             "Reads the limits of the host and plans shards of a folder's files that fit them",
             true,
-            async |context: Context, input: Input| context.blocking(|context| allocate(&context, input)).await,
+            async |context: Context, input: Input| context.blocking(move |context| allocate(&context, &input)).await,
         )
         .with_echo()
         .capacity(256)
@@ -55,37 +55,15 @@ async fn main() {
         .await;
 }
 
-fn allocate(context: &Context, input: Input) -> Result<Output, Failure> {
-    check_folder(&input.path)?;
-    let found = find(context, &input)?;
-    let bounds = Bounds { threads: input.threads, memory_bytes: input.memory_bytes, max_shards: input.max_shards };
-    Ok(Output { allocation: plan(&found.sizes, found.unreadable, Host::here(), bounds)? })
-}
-
-fn check_folder(path: &Path) -> Result<(), Failure> {
-    let (code, problem) = match path.metadata() {
-        Ok(found) if found.is_dir() => return Ok(()),
-        Ok(_) => ("INPUT_NOT_A_FOLDER", "is not a folder".into()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => ("INPUT_NOT_FOUND", "does not exist".into()),
-        Err(error) => ("INPUT_UNREADABLE", format!("cannot be read: {error}")),
-    };
-    Err(Failure::new(code, format!("input path '{}' {problem}", path.display())))
-}
-
-fn find(context: &Context, input: &Input) -> Result<Found, Failure> {
-    let excluded = || EXCLUDED.map(Into::into).into();
-    let walk = Walk {
-        max_files: input.max_files.unwrap_or(usize::MAX),
-        follow_links: input.follow_links.unwrap_or(false),
-        exclude: input.exclude.as_ref().map_or_else(excluded, |names| names.iter().map(Into::into).collect()),
-    };
+fn allocate(context: &Context, input: &Input) -> Result<Output, Failure> {
     let mut next_report = FILES_PER_REPORT;
-    walk.run(&input.path, |found| {
+    let found = find(input, |found| {
         if found.sizes.len() >= next_report {
             next_report += FILES_PER_REPORT;
             let (done, unit) = (Some(found.sizes.len() as u64), "files".into());
             context.progress(Progress { done, unit, message: "looking at files".into(), ..Progress::default() });
         }
         context.check()
-    })
+    })?;
+    Ok(Output { allocation: plan(&found, Host::here(), input)? })
 }

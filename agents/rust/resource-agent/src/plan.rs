@@ -6,20 +6,15 @@ use noa_agent::JsonSchema;
 use noa_agent::host::{Host, Shortage};
 use serde::Serialize;
 
+use crate::Input;
+use crate::files::Found;
+
 /// What a model and its runtime take before the first row.
 pub const MODEL_BYTES: u64 = 256 << 20;
 /// One row of a batch: 2,048 features of 4 bytes, and about seven times that in activations.
 pub const ROW_BYTES: u64 = 64 << 10;
 const ROWS_PER_THREAD: u64 = 64;
 const MOST_ROWS: u64 = 256;
-
-/// Upper bounds that the caller sets.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Bounds {
-    pub threads: Option<u64>,
-    pub memory_bytes: Option<u64>,
-    pub max_shards: Option<u64>,
-}
 
 /// What later tasks may use, and how the files are shared out.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -46,17 +41,17 @@ pub struct Shard {
     pub bytes: u64,
 }
 
-/// Plans for files of these sizes within the tighter of host and bounds.
-pub fn plan(sizes: &[u64], unreadable_files: u64, host: Host, bounds: Bounds) -> Result<Allocation, Shortage> {
-    let largest = sizes.iter().copied().max().unwrap_or(0);
+/// Plans for these files within the tighter of what the host has and what is asked.
+pub fn plan(found: &Found, host: Host, asked: &Input) -> Result<Allocation, Shortage> {
+    let largest = found.sizes.iter().copied().max().unwrap_or(0);
     let needed = MODEL_BYTES.saturating_add(largest);
-    let threads = host.threads.at_most(bounds.threads, "input threads").at_least(1, "threads")?;
+    let threads = host.threads.at_most(asked.threads, "input threads").at_least(1, "threads")?;
     let memory_bytes = host
         .memory_bytes
-        .at_most(bounds.memory_bytes, "input memory_bytes")
+        .at_most(asked.memory_bytes, "input memory_bytes")
         .at_least(needed, "bytes of memory for the model and the largest file")?;
-    let count = threads.clone().at_most(bounds.max_shards, "input max_shards").at_least(1, "shards")?.value;
-    let shards = share_out(sizes, count);
+    let count = threads.clone().at_most(asked.max_shards, "input max_shards").at_least(1, "shards")?.value;
+    let shards = share_out(&found.sizes, count);
     let total = shards.iter().fold(0_u64, |sum, shard| sum.saturating_add(shard.bytes));
     let fullest = shards.iter().map(|shard| shard.bytes).max().unwrap_or(0);
     let rows_that_fit = (memory_bytes.value - needed) / ROW_BYTES;
@@ -65,8 +60,8 @@ pub fn plan(sizes: &[u64], unreadable_files: u64, host: Host, bounds: Bounds) ->
         memory_bytes: memory_bytes.value,
         batch_size: ROWS_PER_THREAD.saturating_mul(threads.value).min(rows_that_fit).clamp(1, MOST_ROWS),
         input_bytes: total,
-        input_files: sizes.len() as u64,
-        unreadable_files,
+        input_files: found.sizes.len() as u64,
+        unreadable_files: found.unreadable,
         limits: Host { threads, memory_bytes },
         imbalance: if total > 0 { fullest as f64 * count as f64 / total as f64 } else { 1.0 },
         shards,

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import signal
+import socket
 import sqlite3
 import statistics
 import subprocess
@@ -198,22 +199,39 @@ async def _raw_rate(target: str, token: str, count: int, width: int) -> float:
 
 
 async def measure_sidecar(folder: Path, width: int) -> dict:
+    """One Rust agent process; the engine and the bare client call it in turn, over the same loopback address."""
     from bench_agents import chain, fan_out, registry
 
     from noa.runtime import Runtime
 
+    address, token = f"127.0.0.1:{_free_port()}", "benchmark-token"
     program = Path(sys.executable).parent / "noa-rust-agent"
+    launch = {"NOA_AGENT_LISTEN": address, "NOA_AGENT_TOKEN": token, "NOA_AGENT_PROTOCOL": "1"}
+    agent = subprocess.Popen([program], stdin=subprocess.PIPE, env={**os.environ, **launch})
+    os.environ["BENCH_TOKEN"] = token
     count = 1000 if width == 1 else 6000
-    async with Runtime(registry=registry({"echo": (str(program),)}), home=folder) as runtime:
-        made = chain if width == 1 else (lambda n, **k: fan_out(n, width, **k))
-        await _timed(runtime, runtime.load(chain(20, agent="echo", action_name="echo")))
-        plan = runtime.load(made(count, agent="echo", action_name="echo"))
-        connection = next(iter(runtime.factory.pools["echo"].connections()))
-        target, token = connection.target, connection.token
-        before = await _raw_rate(target, token, count, width)
-        seconds = await _timed(runtime, plan)
-        after = await _raw_rate(target, token, count, width)
-    return {"value": count / seconds, "limit": (before + after) / 2, "unit": "tasks/s", "commits": commit_rate(folder)}
+    try:
+        async with Runtime(registry=registry(echo_address=address), home=folder) as runtime:
+            make = chain if width == 1 else (lambda n, **k: fan_out(n, width, **k))
+            await _timed(runtime, runtime.load(chain(20, agent="echo", action_name="echo")))
+            plan = runtime.load(make(count, agent="echo", action_name="echo"))
+            before = await _raw_rate(address, token, count, width)
+            seconds = await _timed(runtime, plan)
+            after = await _raw_rate(address, token, count, width)
+    finally:
+        agent.communicate()
+    raw = (before + after) / 2
+    result = {"value": count / seconds, "limit": raw, "unit": "tasks/s"}
+    if width == 1:
+        # What a chain could reach at most that is as durable as the engine's: one call and one commit a task.
+        result["call_plus_commit"] = 1 / (1 / raw + 1 / commit_rate(folder))
+    return result
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 _FIRST_TASK = """
@@ -304,7 +322,7 @@ def _tasks_done(home: Path) -> list[tuple[str, int]]:
         return []
     base = sqlite3.connect(home / "noa.db", timeout=5)
     try:
-        rows = base.execute("SELECT body FROM events WHERE type = 'attempt_succeeded' ORDER BY seq").fetchall()
+        rows = base.execute("SELECT body FROM history WHERE type = 'attempt_succeeded' ORDER BY seq").fetchall()
     except sqlite3.OperationalError:  # the tables are being made
         return []
     finally:
@@ -326,8 +344,8 @@ async def measure_resident(folder: Path) -> dict:
 
     from noa.runtime import Runtime
 
-    program = Path(sys.executable).parent / "noa-rust-agent"
-    async with Runtime(registry=registry({"echo": (str(program),)}), home=folder) as runtime:
+    program = str(Path(sys.executable).parent / "noa-rust-agent")
+    async with Runtime(registry=registry(echo_command=(program,)), home=folder) as runtime:
         await _timed(runtime, runtime.load(chain(100, agent="echo", action_name="echo")))
         resident = psutil.Process().memory_info().rss / 2**20
     return {"value": resident, "limit": 120, "unit": "MiB"}
@@ -341,13 +359,13 @@ MEASUREMENTS: dict[str, tuple[str, str, float, Callable[[Path], Any]]] = {
     "memory": ("engine memory for a finished task", "at most", 1.0, measure_memory),
     "many-runs": ("200 runs of 5 tasks at once", "at least", 1.0, measure_many_runs),
     "sidecar-1": (
-        "through a Rust sidecar, 1 in flight, against bare grpc.aio",
+        "through a Rust agent, 1 in flight, against bare grpc.aio",
         "at least",
         0.70,
         lambda f: measure_sidecar(f, 1),
     ),
     "sidecar-64": (
-        "through a Rust sidecar, 64 in flight, against bare grpc.aio",
+        "through a Rust agent, 64 in flight, against bare grpc.aio",
         "at least",
         0.70,
         lambda f: measure_sidecar(f, 64),

@@ -20,26 +20,30 @@ class Noop(Agent):
 
 
 class BenchPlugin:
-    """Declares the no-op agent in process, and the SDKs' echo agents as sidecars."""
+    """Declares the no-op agent in process, and an SDK's echo agent as a sidecar or at an address."""
 
-    def __init__(self, sidecars: dict[str, tuple[str, ...]] | None = None) -> None:
-        self._sidecars = sidecars or {}
+    def __init__(self, echo_command: tuple[str, ...], echo_address: str) -> None:
+        self._command = echo_command
+        self._address = echo_address
 
     @hookimpl
     def noa_agents(self) -> Sequence[AgentDeclaration]:
-        return [
-            AgentDeclaration(name="noop", factory=Noop),
-            *(AgentDeclaration(name=n, kind="sidecar", command=c) for n, c in self._sidecars.items()),
-        ]
+        found = [AgentDeclaration(name="noop", factory=Noop)]
+        if self._command:
+            found.append(AgentDeclaration(name="echo", kind="sidecar", command=self._command))
+        if self._address:
+            options = {"token_env": "BENCH_TOKEN"}
+            found.append(AgentDeclaration(name="echo", kind="remote", addresses=(self._address,), options=options))
+        return found
 
 
-def registry(sidecars: dict[str, tuple[str, ...]] | None = None) -> Registry:
+def registry(*, echo_command: tuple[str, ...] = (), echo_address: str = "") -> Registry:
     """noa's own plugin and the benchmark's, without the other installed ones."""
     import noa.builtins
 
     made = Registry()
     made.register(noa.builtins, "noa")
-    made.register(BenchPlugin(sidecars), "bench")
+    made.register(BenchPlugin(echo_command, echo_address), "bench")
     return made
 
 

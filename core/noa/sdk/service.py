@@ -14,7 +14,7 @@ import grpc
 from noa.agent.v1 import agent_service_pb2 as pb
 from noa.agent.v1 import agent_service_pb2_grpc
 from noa.model.failure import Failure
-from noa.sdk.executions import Execution, ExecutionTable, Feed
+from noa.sdk.executions import Execution, ExecutionTable
 from noa.sdk.wire import failed, manifest_of
 from noa.sdk.workshop import Outbox, Workshop
 

@@ -76,8 +76,9 @@ clean: ## Remove what was set up and built. Runs (.noa) stay.
 
 # --- Python ----------------------------------------------------------------------------------------------------------
 
-$(STAMPS)/python: requirements/bootstrap.txt scripts/check-tools
-	@scripts/check-tools python "$(PYTHON)"
+# All tools are looked for before anything is downloaded.
+$(STAMPS)/python: requirements/bootstrap.txt scripts/check-tools agents/go/go.mod agents/rust/Cargo.toml
+	@scripts/check-tools python "$(PYTHON)" && scripts/check-tools go && scripts/check-tools rust
 	$(call say,"Python environment in .venv")
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/bootstrap.txt
@@ -101,13 +102,11 @@ $(STAMPS)/packages: $(PACKAGES:%=%/pyproject.toml) $(STAMPS)/run $(wildcard $(ST
 # --- agents ----------------------------------------------------------------------------------------------------------
 
 $(BIN)/noa-rust-agent: $(RUST_SOURCES) $(PROTOS) | $(STAMPS)/python
-	@scripts/check-tools rust
 	$(call say,"Rust agent (the first build takes some minutes)")
 	@cd agents/rust && cargo build --quiet --release --locked --bin $(@F)
 	@install -m 755 agents/rust/target/release/$(@F) $@
 
 $(BIN)/noa-go-agent: $(GO_SOURCES) | $(STAMPS)/python
-	@scripts/check-tools go
 	$(call say,"Go agent")
 	@cd agents/go && go build -trimpath -o ../../$@.new ./cmd/$(@F)
 	@mv -f $@.new $@

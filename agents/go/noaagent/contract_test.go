@@ -156,6 +156,10 @@ func TestStockHealthNeedsNoTokenAndFollowsHealth(t *testing.T) {
 	r.AwaitServing(t)
 	check("", healthpb.HealthCheckResponse_SERVING)
 	check("noa.agent.v1.AgentService", healthpb.HealthCheckResponse_SERVING)
+	if out := r.Execute(t, agenttest.Request(t, "early", "echo", empty{})); out[0].GetAccepted().GetJoined() ||
+		agenttest.Failure(t, out) != nil {
+		t.Errorf("the refusal was remembered: %v", out)
+	}
 	_, err := probe.Check(agenttest.Context(t), &healthpb.HealthCheckRequest{Service: "other"})
 	if status.Code(err) != codes.NotFound {
 		t.Errorf("got %v for another service, want NOT_FOUND", err)
@@ -174,6 +178,10 @@ func TestFailedStartIsNotServingAndSaysWhy(t *testing.T) {
 		if h.GetStatus() == agentpb.HealthStatus_HEALTH_STATUS_NOT_SERVING {
 			if h.GetMessage() != "no model at /x" {
 				t.Errorf("got message %q", h.GetMessage())
+			}
+			f := wantCode(t, r.Execute(t, agenttest.Request(t, "early", "echo", empty{})), "OVERLOADED", true)
+			if !strings.Contains(f.GetMessage(), "no model at /x") {
+				t.Errorf("got %v", f)
 			}
 			return
 		}
@@ -302,6 +310,32 @@ func TestCancelBeforeDuringAndAfter(t *testing.T) {
 		t.Errorf("after: got %v", c)
 	}
 	wantCode(t, r.Execute(t, agenttest.Request(t, "c", "gate", empty{})), "CANCELLED", false)
+}
+
+func TestSecondCancelFindsTheWorkToldAlready(t *testing.T) {
+	g := newGate(false)
+	r := start(t, g)
+	defer close(g.open)
+	stream := execute(t, r, agenttest.Request(t, "c", "gate", empty{}))
+	<-g.started
+	for i, want := range []uint32{1, 0} {
+		if c := cancel(t, r, byExecution("c")); c.GetOutcome() != cancelled || c.GetCancelled() != want {
+			t.Errorf("cancel %d: got %v", i, c)
+		}
+	}
+	// The run's cancel finds it too, and waits for its end.
+	run := byRun("run-c")
+	run.Grace = durationpb.New(200 * time.Millisecond)
+	if c := cancel(t, r, run); c.GetOutcome() != cancelled || c.GetCancelled() != 0 {
+		t.Errorf("the run: got %v", c)
+	}
+	wantCode(t, agenttest.Drain(t, stream), "CANCELLED", false)
+	if c := cancel(t, r, byExecution("c")); c.GetOutcome() != finished || c.GetCancelled() != 0 {
+		t.Errorf("after: got %v", c)
+	}
+	if c := cancel(t, r, run); c.GetOutcome() != unknown {
+		t.Errorf("the run, after: got %v", c)
+	}
 }
 
 func TestWorkThatIgnoresCancelIsAbandonedAfterTheGrace(t *testing.T) {

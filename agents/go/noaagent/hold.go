@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // Hold keeps something for the run after the action has returned, such as a child process. letGo is called when the
@@ -13,6 +14,18 @@ import (
 // most once.
 func (x *Execution) Hold(letGo func(ctx context.Context) error) (earlier func(ctx context.Context) error) {
 	return x.agent.holds.add(x.RunID, letGo)
+}
+
+// LetGo calls all of earlier, which are what [Execution.Hold] returned, at once and waits for them; they have to be
+// done within that time. What does not let go stays held by its run. For work that fails after it has started things.
+func LetGo(within time.Duration, earlier ...func(ctx context.Context) error) {
+	ctx, done := context.WithTimeout(context.Background(), within)
+	defer done()
+	var all sync.WaitGroup
+	for _, letGo := range earlier {
+		all.Go(func() { _ = letGo(ctx) })
+	}
+	all.Wait()
 }
 
 // holds are the things that are held for each run.

@@ -9,42 +9,51 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/noa-workflow/noa/agents/go/noaagent/agentpb"
 )
 
 // How much longer than its deadline a release handler is waited for, so that a kill at the last moment is counted.
 const releaseMargin = 250 * time.Millisecond
 
-// releaseRun cancels all executions of a run, then has everything that is held for it let go, within grace. It
-// returns how many executions and things that were.
-func (a *Agent) releaseRun(ctx context.Context, runID string, verdict Fail, grace time.Duration) (int, error) {
+// releaseRun cancels all executions of a run, then has everything that is held for it let go, within grace.
+func (a *Agent) releaseRun(
+	ctx context.Context, runID string, verdict Fail, grace time.Duration,
+) (*agentpb.CancelResponse, error) {
 	until := time.Now().Add(grace - min(grace/10, releaseMargin))
-	cancelled := a.cancelRun(ctx, runID, verdict, grace)
+	going, told := a.cancelRun(ctx, runID, verdict, grace)
 	ctx, stop := context.WithDeadline(ctx, until)
 	defer stop()
 	released, err := a.letGo(ctx, runID)
 	if err != nil {
 		slog.Error("run not released", "run", runID, "error", err)
-		return 0, status.Errorf(codes.Internal, "run %q is not released: %s. Cancel it again", runID, err)
+		return nil, status.Errorf(codes.Internal, "run %q is not released: %s. Cancel it again", runID, err)
 	}
-	slog.Debug("run released", "run", runID, "executions", cancelled, "held", released)
-	return cancelled + released, nil
+	slog.Debug("run released", "run", runID, "executions", told, "held", released)
+	outcome := agentpb.CancelOutcome_CANCEL_OUTCOME_UNKNOWN
+	if going || released > 0 {
+		outcome = agentpb.CancelOutcome_CANCEL_OUTCOME_CANCELLED
+	}
+	return &agentpb.CancelResponse{Outcome: outcome, Cancelled: told + uint32(released)}, nil
 }
 
 // cancelRun cancels the executions of a run and leaves them half of grace to return: the rest is for letting go of
-// what they hold.
-func (a *Agent) cancelRun(ctx context.Context, runID string, verdict Fail, grace time.Duration) (cancelled int) {
+// what they hold. It returns whether any was going on, and how many had not been told to end before.
+func (a *Agent) cancelRun(
+	ctx context.Context, runID string, verdict Fail, grace time.Duration,
+) (going bool, told uint32) {
 	half, stop := context.WithTimeout(ctx, grace/2)
 	defer stop()
 	tasks := a.table.ofRun(runID)
 	for _, t := range tasks {
-		if t.condemn(verdict, grace) {
-			cancelled++
-		}
+		still, first := t.condemn(verdict, grace)
+		going = going || still
+		told += count(first)
 	}
 	for _, t := range tasks {
 		wait(half, t.returned, grace)
 	}
-	return cancelled
+	return going, told
 }
 
 // letGo calls the release handlers. It does not wait for one that ignores the deadline of ctx.

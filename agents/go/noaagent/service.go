@@ -136,34 +136,35 @@ func (s *service) Cancel(ctx context.Context, req *agentpb.CancelRequest) (*agen
 	case *agentpb.CancelRequest_RunId:
 		if target.RunId != "" {
 			// Not ctx: a client that hangs up does not stop a clean-up half way.
-			released, err := s.agent.releaseRun(context.WithoutCancel(ctx), target.RunId, verdict, grace)
-			return cancelAnswer(released, agentpb.CancelOutcome_CANCEL_OUTCOME_UNKNOWN), err
+			return s.agent.releaseRun(context.WithoutCancel(ctx), target.RunId, verdict, grace)
 		}
 	}
 	return nil, status.Error(codes.InvalidArgument, "execution_id or run_id is required")
 }
 
 func (a *Agent) cancelExecution(ctx context.Context, id string, verdict Fail, grace time.Duration) *agentpb.CancelResponse {
-	going, ended := a.table.find(id)
-	if going != nil && going.condemn(verdict, grace) {
-		slog.Info("execution cancelled", "execution", id, "reason", verdict.Message)
-		// Work that obeys has ended when the answer arrives, so that a repeat finds nothing left.
-		wait(ctx, going.ended, min(grace, obedientWorkReturnsIn))
-		return cancelAnswer(1, agentpb.CancelOutcome_CANCEL_OUTCOME_UNSPECIFIED)
+	t, ended := a.table.find(id)
+	if t == nil && !ended {
+		return &agentpb.CancelResponse{Outcome: agentpb.CancelOutcome_CANCEL_OUTCOME_UNKNOWN}
 	}
-	if going != nil || ended {
-		return cancelAnswer(0, agentpb.CancelOutcome_CANCEL_OUTCOME_ALREADY_FINISHED)
+	if t != nil {
+		if going, first := t.condemn(verdict, grace); going {
+			slog.Info("execution cancelled", "execution", id, "reason", verdict.Message)
+			// Work that obeys has ended when the answer arrives, so that a repeat finds nothing left.
+			wait(ctx, t.ended, min(grace, obedientWorkReturnsIn))
+			return &agentpb.CancelResponse{
+				Outcome: agentpb.CancelOutcome_CANCEL_OUTCOME_CANCELLED, Cancelled: count(first),
+			}
+		}
 	}
-	return cancelAnswer(0, agentpb.CancelOutcome_CANCEL_OUTCOME_UNKNOWN)
+	return &agentpb.CancelResponse{Outcome: agentpb.CancelOutcome_CANCEL_OUTCOME_ALREADY_FINISHED}
 }
 
-func cancelAnswer(cancelled int, ifNone agentpb.CancelOutcome) *agentpb.CancelResponse {
-	if cancelled == 0 {
-		return &agentpb.CancelResponse{Outcome: ifNone}
+func count(one bool) uint32 {
+	if one {
+		return 1
 	}
-	return &agentpb.CancelResponse{
-		Outcome: agentpb.CancelOutcome_CANCEL_OUTCOME_CANCELLED, Cancelled: uint32(cancelled),
-	}
+	return 0
 }
 
 // wait returns when done is closed, after d, or when ctx ends.

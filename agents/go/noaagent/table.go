@@ -16,6 +16,7 @@ const (
 	keepResultsFor   = 60 * time.Second
 	keepResults      = 1000
 	keepResultsBytes = 64 << 20
+	resultOverhead   = 1 << 10 // what an entry takes beside its message, about
 )
 
 // table knows the executions that go on, the results of those that ended lately, and the runs that may hold things.
@@ -89,7 +90,7 @@ func (t *table) retire(done *task) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.live, done.id)
-	size := proto.Size(done.terminal)
+	size := proto.Size(done.terminal) + resultOverhead
 	t.results[done.id] = done.terminal
 	t.order = append(t.order, result{id: done.id, at: t.now(), bytes: size})
 	t.bytes += size

@@ -62,16 +62,18 @@ func (t *task) abandonIn(d time.Duration) {
 	t.timers = append(t.timers, time.AfterFunc(d, func() { t.end(nil) }))
 }
 
-// condemn cancels the work and gives it grace to return. It reports whether the task was still going on.
-func (t *task) condemn(verdict Fail, grace time.Duration) bool {
+// condemn cancels the work and gives it grace to return; of several graces the earliest end counts. It reports
+// whether the task was still going on, and whether nothing had told it to end before.
+func (t *task) condemn(verdict Fail, grace time.Duration) (going, first bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.terminal != nil {
-		return false
+		return false, false
 	}
+	first = t.ctx.Err() == nil
 	t.cancel(verdict)
 	t.abandonIn(grace)
-	return true
+	return true, first
 }
 
 // end records how the task ended; the first call counts. result may be nil when the context is cancelled.

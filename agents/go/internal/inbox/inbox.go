@@ -8,10 +8,10 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"sync"
 	"time"
 	"unicode/utf8"
+
+	"github.com/noa-workflow/noa/agents/go/noaagent/jsonl"
 )
 
 const maxAlert = 1 << 20
@@ -21,15 +21,12 @@ type Inbox struct {
 	// URL is where to post alerts.
 	URL    string
 	server http.Server
-	mu     sync.Mutex
-	file   *os.File
-	torn   bool // the file does not end with a whole line
-	count  int
+	file   *jsonl.File
 }
 
 // Open listens on a free port of the loopback interface and appends to the file at path.
 func Open(path string) (*Inbox, error) {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644)
+	file, err := jsonl.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +34,7 @@ func Open(path string) (*Inbox, error) {
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	b := &Inbox{URL: "http://" + listener.Addr().String() + "/alerts", file: file, torn: endsTorn(file)}
+	b := &Inbox{URL: "http://" + listener.Addr().String() + "/alerts", file: file}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /alerts", b.receive)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
@@ -63,9 +60,8 @@ func (b *Inbox) receive(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the body must be a JSON object", http.StatusBadRequest)
 		return
 	}
-	alert["received_at"], _ = json.Marshal(time.Now().UTC().Format(time.RFC3339Nano))
-	line, _ := json.Marshal(alert) // it was read as JSON, so it can be written
-	count, err := b.record(append(line, '\n'))
+	alert["received_at"], _ = json.Marshal(time.Now().UTC())
+	count, err := b.file.Append(alert)
 	if err != nil {
 		http.Error(w, "the alert was not recorded: "+err.Error(), http.StatusInternalServerError)
 		return
@@ -73,32 +69,4 @@ func (b *Inbox) receive(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusCreated)
 	_ = json.NewEncoder(w).Encode(map[string]int{"count": count})
-}
-
-// record returns once the line is on disk.
-func (b *Inbox) record(line []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.torn {
-		line = append([]byte("\n"), line...)
-	}
-	_, err := b.file.Write(line)
-	if err == nil {
-		err = b.file.Sync()
-	}
-	if b.torn = err != nil; b.torn {
-		return 0, err
-	}
-	b.count++
-	return b.count, nil
-}
-
-// endsTorn tells whether an earlier inbox left an unfinished line.
-func endsTorn(file *os.File) bool {
-	last := make([]byte, 1)
-	end, err := file.Seek(0, io.SeekEnd)
-	if err == nil && end > 0 {
-		_, err = file.ReadAt(last, end-1)
-	}
-	return end > 0 && (err != nil || last[0] != '\n')
 }

@@ -10,11 +10,12 @@ import (
 
 	"github.com/noa-workflow/noa/agents/go/internal/inbox"
 	"github.com/noa-workflow/noa/agents/go/noaagent"
+	"github.com/noa-workflow/noa/agents/go/noaagent/companion"
 )
 
 // Input declares the services to start.
 type Input struct {
-	Services []Service `json:"services,omitempty" desc:"What to start, in this order. None: an HTTP inbox for alerts."`
+	Services []companion.Program `json:"services,omitempty" desc:"What to start, in this order. None: an HTTP inbox for alerts."`
 }
 
 // Output says where the services are.
@@ -31,20 +32,15 @@ type Started struct {
 // Validate checks that names are unique and that each service has a command and one kind of readiness.
 func (in Input) Validate() error {
 	names := map[string]bool{}
-	for i, s := range in.Services {
-		field, problem := "", ""
-		switch {
-		case names[s.Name]:
-			field, problem = "name", fmt.Sprintf("must be unique, but %q is there twice", s.Name)
-		case len(s.Command) == 0 || s.Command[0] == "":
-			field, problem = "command", "must name a program"
-		case s.Ready != nil && s.Ready.Kinds() != 1:
-			field, problem = "ready", "must have exactly one of tcp, http and grpc"
+	for i, p := range in.Services {
+		field, problem := p.Mistake()
+		if names[p.Name] {
+			field, problem = "name", fmt.Sprintf("must be unique, but %q is there twice", p.Name)
 		}
 		if problem != "" {
 			return &noaagent.FieldError{Field: fmt.Sprintf("services[%d].%s", i, field), Problem: problem}
 		}
-		names[s.Name] = true
+		names[p.Name] = true
 	}
 	return nil
 }
@@ -71,18 +67,18 @@ func startup(ctx context.Context, x *noaagent.Execution, in Input) (Output, erro
 	}
 	out := Output{Services: map[string]Started{}}
 	var started []func(context.Context) error
-	for i, s := range in.Services {
-		x.ProgressUnits(uint64(i), uint64(len(in.Services)), "services", "starting "+s.Name)
-		p, err := start(s, filepath.Join(logs, s.Name+".log"))
+	for i, p := range in.Services {
+		x.ProgressUnits(uint64(i), uint64(len(in.Services)), "services", "starting "+p.Name)
+		c, err := p.Start(filepath.Join(logs, p.Name+".log"))
 		if err == nil {
-			started = append(started, x.Hold(p.Close))
-			err = p.awaitReady(ctx)
+			started = append(started, x.Hold(c.Close))
+			err = c.AwaitReady(ctx)
 		}
 		if err != nil {
-			stopAll(started)
+			noaagent.LetGo(time.Second, started...)
 			return Output{}, err
 		}
-		out.Services[s.Name] = Started{URL: s.Ready.URL(), PID: p.PID}
+		out.Services[p.Name] = Started{URL: p.Ready.URL(), PID: c.PID}
 	}
 	return out, nil
 }
@@ -94,17 +90,4 @@ func openInbox(x *noaagent.Execution, dir string) (Output, error) {
 	}
 	x.Hold(box.Close)
 	return Output{Services: map[string]Started{"inbox": {URL: box.URL, PID: os.Getpid()}}}, nil
-}
-
-// stopAll ends all services at once, after a start that failed.
-func stopAll(started []func(context.Context) error) {
-	ctx, done := context.WithTimeout(context.Background(), time.Second)
-	defer done()
-	ended := make(chan struct{})
-	for _, stop := range started {
-		go func() { _ = stop(ctx); ended <- struct{}{} }() // what does not end stays held by the run
-	}
-	for range started {
-		<-ended
-	}
 }

@@ -244,6 +244,15 @@ def test_for_each_runs_its_tasks_for_each_item(registry: Registry, compile_stage
     assert done.executed[-1].inputs == {"all": [{"double": n} for n in (10, 12, 14, 16)]}
 
 
+def test_loop_over_nothing_gives_empty_lists(registry: Registry, compile_stages: Compile) -> None:
+    plan = compile_stages(
+        {"name": "l", "type": "loop", "for_each": "${{ inputs.items }}", "tasks": [task("x", inputs={})]},
+        stage("sum", task("y", inputs={"n": "${{ size(stages.l.x.outputs) }}"}), depends_on=["l"]),
+    )
+    done = Simulation(plan, succeed(), registry=registry, inputs={"items": []}).run()
+    assert done.executed[-1].inputs == {"n": 0}
+
+
 def test_until_loop_sees_what_the_previous_iteration_gave(registry: Registry, compile_stages: Compile) -> None:
     plan = compile_stages(
         {

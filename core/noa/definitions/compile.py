@@ -226,6 +226,7 @@ class _Compiler:
             options=options,
             templates=templates,
             single=draft.kind.single if draft.kind else True,
+            repeats=draft.kind.repeats if draft.kind else False,
             position=self.source.position(path),
         )
 

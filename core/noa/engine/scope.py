@@ -86,7 +86,7 @@ def _stage_task(state: RunState, stage: StageNode, task: str, block: BlockNode |
     if block is not None and block.stage is stage:
         return _view(next((t for t in block.tasks if t.plan.name == task), None))
     found = list(state.iter_named(name, task))
-    if any("index" in node.block.bindings for node in found):
+    if stage.plan.repeats:
         return {"outputs": [node.outputs for node in found], "status": [node.status for node in found]}
     return _view(found[0] if found else None)
 

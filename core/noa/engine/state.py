@@ -519,8 +519,8 @@ class RunState:
     def _given_by(self, stage: StageNode) -> Fields:
         """What a stage hands on by implicit wiring; tasks of loops are reached by their full names only."""
         if stage.given is None:
-            fields = [t.fields or {} for b in stage.blocks.values() if "index" not in b.bindings for t in b.tasks]
-            stage.given = merge(fields) if fields else stage.base
+            blocks = () if stage.plan.repeats else stage.blocks.values()
+            stage.given = merge(task.fields or {} for block in blocks for task in block.tasks) or stage.base
         return stage.given
 
     def _set(self, task: TaskNode, status: TaskStatus) -> None:

@@ -187,6 +187,7 @@ class StagePlan(msgspec.Struct, frozen=True):
         templates: By name.
         single: Whether it opens exactly one block that is known beforehand, the template "main" under the empty key;
             its tasks are then `stage/task` and can be waited for one by one.
+        repeats: Whether its blocks are iterations: what others read of its tasks are then lists, one entry a block.
     """
 
     name: str
@@ -202,6 +203,7 @@ class StagePlan(msgspec.Struct, frozen=True):
     options: Mapping[str, Any] = {}
     templates: Mapping[str, BlockTemplate] = {}
     single: bool = True
+    repeats: bool = False
     position: Position = Position()
 
 

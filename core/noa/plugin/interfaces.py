@@ -278,6 +278,9 @@ class StageType(ABC):
     single: ClassVar[bool] = True
     """Whether it opens exactly one block, from the template "main" under the empty key, at its start."""
 
+    repeats: ClassVar[bool] = False
+    """Whether its blocks are iterations: `stages.<stage>.<task>.outputs` is then a list, one entry a block."""
+
     @abstractmethod
     def templates(self, options: Any) -> Sequence[TemplateSpec]:
         """The task graphs of a stage with these (validated) options."""

@@ -72,6 +72,7 @@ class LoopStage(StageType):
     name: ClassVar[str] = "loop"
     options: ClassVar[type[BaseModel]] = LoopOptions
     single: ClassVar[bool] = False
+    repeats: ClassVar[bool] = True
 
     def templates(self, options: LoopOptions) -> Sequence[TemplateSpec]:
         scope = ["index"]

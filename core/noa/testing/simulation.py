@@ -82,7 +82,7 @@ class Simulation:
         self.journal: list[Event] = list(history)
         self._core = Core(self.state, Decider(registry, Evaluator()))
         self._work = work
-        self._random = random.Random(seed)  # noqa: S311 - schedules, not secrets
+        self._random = random.Random(seed)
         self._inputs = check_inputs(plan, inputs or {})
         self._check = check or (lambda _state: None)
         self._cancel_after = cancel_after

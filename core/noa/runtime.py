@@ -17,7 +17,7 @@ from noa.engine.ports import EventObserver, TaskObserver
 from noa.engine.state import RunState
 from noa.errors import InternalError, UsageError
 from noa.model.events import Event
-from noa.model.execution import Observation
+from noa.model.execution import Observation, Stage
 from noa.model.failure import Failure
 from noa.model.ids import RunId, TaskPath
 from noa.model.plan import Plan
@@ -134,6 +134,7 @@ class Runtime:
         self._observations: ObservationStore | None = None
         self._plugin_observers: PluginObservers | None = None
         self._host = host_resources()
+        self._queued: set[tuple[RunId, TaskPath, int]] = set()
 
     @property
     def journal(self) -> Journal:
@@ -283,6 +284,15 @@ class Runtime:
     def _observed(self, run: RunId, task: TaskPath, attempt: int, observation: Observation) -> None:
         if self._on_observation is not None:
             self._on_observation(run, task, attempt, observation)
+        if isinstance(observation, Stage):
+            # Most attempts run at once, which the journal says already; the rest must not cost every attempt a row.
+            key = (run, task, attempt)
+            if observation.name != "running":
+                self._queued.add(key)
+            elif key in self._queued:
+                self._queued.discard(key)
+            else:
+                return
         self.observations.add(run, task, attempt, observation, time.time_ns() // 1_000_000)
 
 

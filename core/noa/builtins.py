@@ -51,10 +51,11 @@ def noa_modes() -> Sequence[Mode]:
 
 @hookimpl
 def noa_journals() -> Mapping[str, type[Journal]]:
-    """SQLite."""
+    """SQLite; memory for tests and rehearsals, where nothing has to survive."""
     from noa.storage import SqliteJournal
+    from noa.testing.memory_journal import MemoryJournal
 
-    return {"sqlite": SqliteJournal}
+    return {"memory": MemoryJournal, "sqlite": SqliteJournal}
 
 
 @hookimpl

@@ -153,6 +153,17 @@ def test_folder_that_cannot_be_read_fails_with_the_reason(noa: Noa, tmp_path: Pa
     assert "Traceback" not in text
 
 
+def test_failed_run_leaves_no_process(noa: Noa, tmp_path: Path) -> None:
+    process = noa.start("run", PIPELINE, "--input", f"path={tmp_path / 'nowhere'}")
+    started = []
+    while process.poll() is None:
+        started += [each for each in descendants(process) if each not in started]
+    out, err = process.communicate()
+    assert process.returncode == 1, out + err
+    assert started, "a sidecar was started"
+    assert wait_gone(started) == []
+
+
 def test_empty_folder_is_a_report_of_nothing(noa: Noa, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     done = noa("run", PIPELINE, "--input", f"path={tmp_path / 'empty'}", "--run-id", "r1")

@@ -15,7 +15,7 @@ from noa.definitions import agent_declaration, load_plan
 from noa.engine.engine import Engine, Running
 from noa.engine.ports import EventObserver, TaskObserver
 from noa.engine.state import RunState
-from noa.errors import InternalError, UsageError
+from noa.errors import InternalError, Problem, UsageError
 from noa.model.events import Event
 from noa.model.execution import Observation, Stage
 from noa.model.failure import Failure
@@ -217,8 +217,11 @@ class Runtime:
             self._observations.close()
             self._observations = None
 
-    def load(self, definition: str | Path | Mapping[str, Any] | Plan) -> Plan:
+    def load(self, definition: str | Path | Mapping[str, Any] | Plan, *, warnings: list[Problem] | None = None) -> Plan:
         """Compile a definition (a file, or a mapping that stands for one).
+
+        Args:
+            warnings: Takes what is suspicious and does not stop a run.
 
         Raises:
             DefinitionError: With every mistake.
@@ -226,7 +229,7 @@ class Runtime:
         """
         if isinstance(definition, Plan):
             return definition
-        return load_plan(definition, registry=self.registry, host_resources=self._host)
+        return load_plan(definition, registry=self.registry, host_resources=self._host, warnings=warnings)
 
     async def start(
         self,

@@ -62,7 +62,7 @@ def command(
     """
     from noa.cli.drive import drive
     from noa.cli.inputs import read_inputs
-    from noa.errors import UsageError
+    from noa.errors import Problem, UsageError
     from noa.model.ids import RunId
     from noa.monitoring.progress import ProgressModel
 
@@ -71,8 +71,12 @@ def command(
 
     async def begin(runtime: Runtime, watch: Watch) -> Running:
         from noa.cli.watch import KEPT_TASKS
+        from noa.definitions import explain
 
-        plan = runtime.load(file)
+        warnings: list[Problem] = []
+        plan = runtime.load(file, warnings=warnings)
+        if warnings:
+            watch.say(explain(warnings))
         given = read_inputs(inputs, inputs_file, {name: spec.schema for name, spec in plan.inputs.items()})
         watch.model = ProgressModel(plan, keep=KEPT_TASKS)
         return await runtime.start(plan, given, run_id=RunId(run_id) if run_id else None)

@@ -93,6 +93,7 @@ class Writer:
         self._closed = False
         self._handed_over = 0  # batches with the thread; loop's thread only
         self._lone = 0  # batches of one job in a row; loop's thread only
+        self._turn_used = False  # whether this turn of the loop has committed; loop's thread only
         self._cost_s = 0.0  # of a transaction, moving average
         self._patience_s = BUSY_TIMEOUT_S
         self._thread = threading.Thread(target=self._serve, name="noa-journal-writer", daemon=True)
@@ -106,6 +107,8 @@ class Writer:
         """
         if self._closed:
             raise JournalError(f"{self._path}: the journal is closed", path=self._path)
+        if self._lone > _LONE and self._commit_alone(job):
+            return
         if not self._waiting:
             self._loop.call_soon(self._flush)
         self._waiting.append(job)
@@ -143,24 +146,30 @@ class Writer:
             return
         if len(batch) == 1 and not self._handed_over:
             self._lone += 1
-            if self._lone > _LONE and self._cost_s < INLINE_LIMIT_S and self._commit_here(batch):
-                return
         else:
             self._lone = 0
         self._handed_over += 1
         self._queue.put(batch)
 
-    def _commit_here(self, batch: list[Job]) -> bool:
-        """Commit on the loop's thread; False where that would wait for another process. The writer's thread is idle."""
-        if self._closed or not isinstance(batch[0], Append):
+    def _commit_alone(self, job: Job) -> bool:
+        """Commit on the loop's thread, at once; False where the job has company, or would wait. The thread is idle."""
+        if self._turn_used:
+            self._lone = 0  # a second append in one turn of the loop: the two should share their commits
+            return False
+        if self._waiting or self._handed_over or self._cost_s >= INLINE_LIMIT_S or not isinstance(job, Append):
             return False
         try:
             self._set_patience(0)
             self._begin()
         except sqlite3.Error:
             return False  # the thread waits, or meets the same error and tells it
-        _resolve(self._transact(batch))
+        _resolve(self._transact([job]))
+        self._turn_used = True
+        self._loop.call_soon(self._end_turn)
         return True
+
+    def _end_turn(self) -> None:
+        self._turn_used = False
 
     def _serve(self) -> None:
         closing = False

@@ -9,15 +9,16 @@ import asyncio
 from collections import OrderedDict, deque
 
 from noa.agent.v1 import agent_service_pb2 as pb
+from noa.model.failure import Failure
 
 __all__ = ["Execution", "ExecutionTable", "Feed"]
 
 _FEED_MESSAGES = 1000
 _FEED_BYTES = 4 << 20
 _KEEP_S = 60.0
-_KEEP_ALWAYS = 1000
-_KEEP_AT_MOST = 10_000
+_KEEP_RESULTS = 1000
 _KEEP_BYTES = 64 << 20
+_RESULT_BYTES = 1 << 10  # what a result takes beside its message, about
 
 
 class Feed:
@@ -86,9 +87,14 @@ class Execution:
         terminal: The last message of its stream, once it has ended.
         working: Whether the action's code still runs; it may outlive the end of a stream that was cut by a deadline.
         deadline: Timer that ends it.
+        told: How its stream ends because it was told to end; None as long as it was not.
+        abandoned: Whether the grace of its end is over; nobody waits for its code any more.
     """
 
-    __slots__ = ("deadline", "ended_at_s", "execution_id", "feeds", "run_id", "size_bytes", "terminal", "working")
+    __slots__ = (
+        "abandoned", "deadline", "ended_at_s", "execution_id", "feeds", "run_id", "size_bytes", "terminal", "told",
+        "working",
+    )  # fmt: skip
 
     def __init__(self, execution_id: str, run_id: str) -> None:
         self.execution_id = execution_id
@@ -97,6 +103,8 @@ class Execution:
         self.terminal: pb.ExecuteResponse | None = None
         self.working = True
         self.deadline: asyncio.TimerHandle | None = None
+        self.told: Failure | None = None
+        self.abandoned = False
         self.ended_at_s = 0.0
         self.size_bytes = 0
 
@@ -116,32 +124,32 @@ class Execution:
 
 
 class ExecutionTable:
-    """Executions by id. Results are kept for 60 s within a bound of memory, the last 1,000 always."""
+    """Executions by id. Results are kept for 60 s, except the oldest of more than 1,000 that take more than 64 MiB."""
 
     def __init__(self) -> None:
         self._going: dict[str, Execution] = {}
         self._ended: OrderedDict[str, Execution] = OrderedDict()
         self._ended_bytes = 0
-        self._working = 0
+        self._working: dict[Execution, None] = {}
         self._idle: asyncio.Event | None = None
 
     @property
     def working(self) -> int:
         """How many executions' code runs now."""
-        return self._working
+        return len(self._working)
 
     def find(self, execution_id: str) -> Execution | None:
         """The execution of that id, also an ended one."""
         return self._going.get(execution_id) or self._ended.get(execution_id)
 
     def of_run(self, run_id: str) -> list[Execution]:
-        """Executions of a run that go on."""
-        return [one for one in self._going.values() if one.run_id == run_id]
+        """Executions of a run whose code runs and was not abandoned, also where a deadline has cut their streams."""
+        return [one for one in self._working if one.run_id == run_id and not one.abandoned]
 
     def begin(self, execution_id: str, run_id: str) -> Execution:
         """Add a new execution."""
         execution = self._going[execution_id] = Execution(execution_id, run_id)
-        self._working += 1
+        self._working[execution] = None
         return execution
 
     def finish(self, execution: Execution, terminal: pb.ExecuteResponse, *, now_s: float) -> None:
@@ -155,7 +163,7 @@ class ExecutionTable:
         for feed in execution.feeds:
             feed.finish(terminal)
         del self._going[execution.execution_id]
-        execution.ended_at_s, execution.size_bytes = now_s, terminal.ByteSize()
+        execution.ended_at_s, execution.size_bytes = now_s, terminal.ByteSize() + _RESULT_BYTES
         self._ended[execution.execution_id] = execution
         self._ended_bytes += execution.size_bytes
         self._evict(now_s)
@@ -164,8 +172,8 @@ class ExecutionTable:
         """Note that the action's code has ended."""
         if execution.working:
             execution.working = False
-            self._working -= 1
-            if self._working == 0 and self._idle is not None:
+            del self._working[execution]
+            if not self._working and self._idle is not None:
                 self._idle.set()
 
     async def wait_idle(self) -> None:
@@ -175,10 +183,9 @@ class ExecutionTable:
             await self._idle.wait()
 
     def _evict(self, now_s: float) -> None:
-        while len(self._ended) > _KEEP_ALWAYS:
+        while len(self._ended) > _KEEP_RESULTS:
             oldest = next(iter(self._ended.values()))
-            young = now_s - oldest.ended_at_s < _KEEP_S
-            if young and len(self._ended) <= _KEEP_AT_MOST and self._ended_bytes <= _KEEP_BYTES:
+            if now_s - oldest.ended_at_s <= _KEEP_S and self._ended_bytes <= _KEEP_BYTES:
                 return
             del self._ended[oldest.execution_id]
             self._ended_bytes -= oldest.size_bytes

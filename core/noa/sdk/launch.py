@@ -10,10 +10,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-__all__ = ["EXIT_USAGE", "Launch", "LaunchError", "end_children", "watch_stdin"]
+__all__ = ["EXIT_TERMINATED", "EXIT_USAGE", "Launch", "LaunchError", "end_children", "leave", "watch_stdin"]
 
 EXIT_USAGE = 64
 """Exit status where the environment of the contract is missing or of another version."""
+
+EXIT_TERMINATED = 143
+"""Exit status after a second SIGTERM, as a shell shows a process that the signal ended."""
 
 _PROTOCOL = 1
 _LOOPBACK = re.compile(r"^(127\.0\.0\.1|localhost|\[::1\]):\d{1,5}$")
@@ -42,14 +45,14 @@ class Launch:
         Raises:
             LaunchError: One is missing or wrong, or the engine speaks another version of the contract.
         """
-        for name in ("NOA_AGENT_LISTEN", "NOA_AGENT_TOKEN"):
-            if not environment.get(name):
-                raise LaunchError(f"{name} is not set: a sidecar is started by an engine, see agents/CONTRACT.md")
-        protocol = environment.get("NOA_AGENT_PROTOCOL", str(_PROTOCOL))
-        if protocol != str(_PROTOCOL):
+        protocol = environment.get("NOA_AGENT_PROTOCOL", "")
+        if protocol not in {"", str(_PROTOCOL)}:  # first: an engine of another version may set other variables
             raise LaunchError(
                 f"NOA_AGENT_PROTOCOL is {protocol!r}, but this agent speaks version {_PROTOCOL} of the agent contract"
             )
+        for name in ("NOA_AGENT_PROTOCOL", "NOA_AGENT_LISTEN", "NOA_AGENT_TOKEN"):
+            if not environment.get(name):
+                raise LaunchError(f"{name} is not set: a sidecar is started by an engine, see agents/CONTRACT.md")
         listen = environment["NOA_AGENT_LISTEN"]
         if not listen.startswith("unix:/") and not _LOOPBACK.match(listen):
             raise LaunchError(f"NOA_AGENT_LISTEN is {listen!r}: expected unix:/absolute/path.sock or 127.0.0.1:PORT")

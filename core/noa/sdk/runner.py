@@ -102,6 +102,7 @@ class ActionRunner:
             name: _Action(agent, mark, function) for name, (mark, function) in marked_actions(agent).items()
         }
         self._executions: dict[ExecutionId, _Execution] = {}
+        self._releases: dict[RunId, asyncio.Future[None]] = {}
         self._threads = ThreadPool(agent.capacity or min(32, (os.cpu_count() or 1) + 4), f"noa-{agent.name}")
         self._loaded = agent.load is None
         self._load_error = ""
@@ -228,6 +229,10 @@ class ActionRunner:
         except BaseException as error:  # foreign code; in a thread of ours nothing may pass
             return self._failure(error)
 
+    def has(self, execution: ExecutionId) -> bool:
+        """Whether an action works on this execution now."""
+        return execution in self._executions
+
     async def cancel(
         self, *, execution: ExecutionId | None = None, run: RunId | None = None, grace_s: float = 5.0, reason: str = ""
     ) -> int:
@@ -243,26 +248,39 @@ class ActionRunner:
             reason: Why, for the failure's message.
 
         Returns:
-            How many executions and held things were told to end.
+            How many executions and held things were told to end and had not been told before.
         """
         found = [
             one for key, one in self._executions.items() if key == execution or (run is not None and one.run_id == run)
         ]
+        told = 0
         for one in found:
             if not one.context._cancelled:
+                told += 1
                 one.context._cancel(reason)
                 one.cancel_task()
                 if one.abandon is not None and not one.begun:
                     # It waits for a thread; the thread that takes it up finds it cancelled and does nothing.
                     _resolve(one.abandon, self._was_cancelled(one.context))
         await self._wait_ended(found, grace_s)
-        released = 0
         if run is not None and self.agent.on_release is not None:
-            try:
-                released = await self._call_hook("on_release", run)
-            except Exception:  # foreign code: whatever the agent's on_release raises
-                log.exception("%s: on_release(%r) failed", self.agent.name, run)
-        return len(found) + (released if isinstance(released, int) else 0)
+            told += await self._release(run)
+        return told
+
+    async def _release(self, run: RunId) -> int:
+        """Call `on_release`, for one run once at a time: a second call waits and finds what the first one left."""
+        while (before := self._releases.get(run)) is not None:
+            await asyncio.wait([before])
+        going = self._releases[run] = asyncio.get_running_loop().create_future()
+        try:
+            released = await self._call_hook("on_release", run)
+        except Exception:  # foreign code: whatever the agent's on_release raises
+            log.exception("%s: on_release(%r) failed", self.agent.name, run)
+            return 0
+        finally:
+            del self._releases[run]
+            going.set_result(None)
+        return max(0, released) if isinstance(released, int) else 0
 
     async def _wait_ended(self, found: list[_Execution], grace_s: float) -> None:
         own = asyncio.current_task()

@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from noa.agent.v1 import agent_service_pb2_grpc
 from noa.sdk.agent import Agent
-from noa.sdk.launch import EXIT_USAGE, Launch, LaunchError, end_children, leave, watch_stdin
+from noa.sdk.launch import EXIT_TERMINATED, EXIT_USAGE, Launch, LaunchError, end_children, leave, watch_stdin
 from noa.sdk.runner import ActionRunner
 from noa.sdk.service import AgentService
 from noa.sdk.workshop import Workshop
@@ -46,7 +46,8 @@ def serve(agent: Agent, *, environment: Mapping[str, str] | None = None) -> int:
         environment: Where the NOA_AGENT_* variables stand; None is the process's.
 
     Returns:
-        Exit status: 0 after a drain, 64 where the environment is not the contract's, 1 where it cannot listen.
+        Exit status: 0 after a drain, 64 where the environment is not the contract's, 1 where it cannot listen. A second
+        SIGTERM ends the process with 143 instead.
 
     Raises:
         PluginError: The agent is declared wrongly.
@@ -101,7 +102,7 @@ class _Sidecar:
     def _terminate(self) -> None:
         if self._terminated.is_set():
             end_children()
-            leave(0)
+            leave(EXIT_TERMINATED)
         self._service.draining = True
         self._terminated.set()
         self._draining = asyncio.ensure_future(self._show_health())

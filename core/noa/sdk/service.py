@@ -23,8 +23,13 @@ __all__ = ["AgentService"]
 _ACCEPTED = pb.ExecuteResponse(accepted=pb.Accepted(joined=False))
 _JOINED = pb.ExecuteResponse(accepted=pb.Accepted(joined=True))
 _HEARTBEAT = pb.ExecuteResponse(heartbeat=pb.Heartbeat())
+_EXECUTION_ID_BYTES = 512
 _HEARTBEAT_S = 5.0
 _GRACE_S = 5.0
+_WORK_SHARE = 0.8
+"""Part of a run's grace for its executions; the rest is for giving up what else is held."""
+_RELEASE_S = 0.25
+"""How long a release is waited for at the least, so that a short grace too learns what was held."""
 _RETRY_AFTER_MS = 1000
 _STATUS = {
     "starting": pb.HEALTH_STATUS_STARTING,
@@ -49,6 +54,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         self._authorization = f"Bearer {token}".encode()
         self._manifest = manifest_of(workshop.runner.describe())
         self._capacity = workshop.runner.agent.capacity
+        self._releases: dict[str, asyncio.Future[int]] = {}
 
     @property
     def status(self) -> str:
@@ -61,6 +67,9 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         for field in ("execution_id", "run_id", "action"):
             if not getattr(request, field):
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{field} is required")
+        if len(request.execution_id.encode()) > _EXECUTION_ID_BYTES:
+            text = f"execution_id has more than {_EXECUTION_ID_BYTES} bytes"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
         # Nothing may wait from the look into the table until the feed listens, or a message would be missed.
         execution = self.table.find(request.execution_id)
         accepted = _JOINED
@@ -75,7 +84,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         feed = execution.listen()
         try:
             yield accepted
-            heartbeat_s = _seconds(request, "heartbeat_interval", _HEARTBEAT_S)
+            heartbeat_s = _seconds(request, "heartbeat_interval") or _HEARTBEAT_S
             message = None
             while message is None or message is not feed.terminal:
                 message = feed.take()
@@ -103,7 +112,8 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         """Cancel an execution, or release everything held for a run."""
         await self._authorize(context)
         target = request.WhichOneof("target")
-        grace_s = _seconds(request, "grace", _GRACE_S)
+        asked_s = _seconds(request, "grace")
+        grace_s = _GRACE_S if asked_s is None else asked_s
         if target == "execution_id" and request.execution_id:
             return self._cancel_execution(request.execution_id, grace_s, request.reason)
         if target == "run_id" and request.run_id:
@@ -147,14 +157,18 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         return execution
 
     def _end(self, execution: Execution, terminal: pb.ExecuteResponse) -> None:
+        if execution.told is not None and terminal.failed.failure.code != execution.told.code:
+            terminal = failed(execution.told)  # its end and the word to end have crossed
         self.table.stopped(execution)
         self.table.finish(execution, terminal, now_s=time.monotonic())
 
     def _expire(self, execution: Execution, *, begun: bool = True) -> None:
         message = "the deadline passed while the work was going on" if begun else "the deadline had passed already"
         failure = Failure(code="DEADLINE_EXCEEDED", message=message, retryable=True, source=self._manifest.name)
-        self.table.finish(execution, failed(failure), now_s=time.monotonic())
+        execution.told = execution.told or failure  # what was cancelled before stays so
+        self.table.finish(execution, failed(execution.told), now_s=time.monotonic())
         if begun:
+            self._abandon_at(execution, _GRACE_S)
             self._workshop.cancel_soon(execution.execution_id, _GRACE_S, "its deadline passed")
         else:
             self.table.stopped(execution)
@@ -165,34 +179,60 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
             return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_UNKNOWN)
         if execution.terminal is not None:
             return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_ALREADY_FINISHED)
+        first = self._tell(execution, grace_s, reason)
         self._workshop.cancel_soon(execution_id, grace_s, reason)
-        self._end_at_grace(execution, grace_s)
-        return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_CANCELLED, cancelled=1)
+        return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_CANCELLED, cancelled=int(first))
 
     async def _release_run(self, run_id: str, grace_s: float, reason: str) -> pb.CancelResponse:
+        work_s = grace_s * _WORK_SHARE
         executions = self.table.of_run(run_id)
-        for execution in executions:
-            self._end_at_grace(execution, grace_s)
+        told = sum(self._tell(execution, work_s, reason) for execution in executions)
         names = [execution.execution_id for execution in executions]
-        release = asyncio.ensure_future(self._workshop.call(self._workshop.release(run_id, names, grace_s, reason)))
-        done, _ = await asyncio.wait([release], timeout=grace_s)
-        count = len(executions) + (release.result() if done else 0)
-        outcome = pb.CANCEL_OUTCOME_CANCELLED if count else pb.CANCEL_OUTCOME_UNKNOWN
-        return pb.CancelResponse(outcome=outcome, cancelled=count)
+        before = self._releases.get(run_id)
+        release = asyncio.ensure_future(self._workshop.call(self._workshop.release(run_id, names, work_s, reason)))
+        self._releases[run_id] = release
+        release.add_done_callback(partial(self._released, run_id))
+        await asyncio.wait([release], timeout=max(grace_s, _RELEASE_S))
+        if release.done():
+            held = release.result()
+            # Two releases of a run follow each other, so the one before has ended too.
+            found = bool(executions) or held > 0 or (before is not None and before.result() > 0)
+        else:
+            # It still gives something up; what that is was told by the release before, if there is one.
+            can_hold = self._workshop.runner.agent.on_release is not None
+            held = int(can_hold and before is None)
+            found = bool(executions) or can_hold
+        outcome = pb.CANCEL_OUTCOME_CANCELLED if found else pb.CANCEL_OUTCOME_UNKNOWN
+        return pb.CancelResponse(outcome=outcome, cancelled=told + held)
 
-    def _end_at_grace(self, execution: Execution, grace_s: float) -> None:
+    def _released(self, run_id: str, release: asyncio.Future[int]) -> None:
+        if self._releases.get(run_id) is release:
+            del self._releases[run_id]
+
+    def _tell(self, execution: Execution, grace_s: float, reason: str) -> bool:
+        """Note that an execution is told to end; whether it had not been told before. The first reason stays."""
+        first = execution.told is None
+        if first:
+            text = f"the execution was cancelled: {reason}" if reason else "the execution was cancelled"
+            execution.told = Failure(code="CANCELLED", message=text, source=self._manifest.name)
+        self._abandon_at(execution, grace_s)
+        return first
+
+    def _abandon_at(self, execution: Execution, grace_s: float) -> None:
         """End the stream of an execution whose code does not end by itself, also where it blocks its loop."""
-        failure = Failure(
-            code="CANCELLED", message="the execution was cancelled; its code did not end within the grace"
-        )
-        asyncio.get_running_loop().call_later(grace_s, self._cut, execution, failed(failure))
+        asyncio.get_running_loop().call_later(grace_s, self._abandon, execution)
 
-    def _cut(self, execution: Execution, terminal: pb.ExecuteResponse) -> None:
-        self.table.finish(execution, terminal, now_s=time.monotonic())
+    def _abandon(self, execution: Execution) -> None:
+        execution.abandoned = True
+        if execution.terminal is None and execution.told is not None:
+            message = f"{execution.told.message}; its code did not end within the grace"
+            failure = Failure(code=execution.told.code, message=message, source=self._manifest.name)
+            self.table.finish(execution, failed(failure), now_s=time.monotonic())
 
 
-def _seconds(request: Any, field: str, default_s: float) -> float:
+def _seconds(request: Any, field: str) -> float | None:
+    """A duration of a request, at least 0; None where it is unset."""
     if not request.HasField(field):
-        return default_s
+        return None
     value: float = getattr(request, field).ToMilliseconds() / 1000
-    return value if value > 0 else default_s
+    return max(0.0, value)

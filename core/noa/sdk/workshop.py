@@ -120,13 +120,16 @@ class Workshop:
 
     async def cancel(self, execution_id: str, grace_s: float, reason: str) -> None:
         """Cancel an execution and wait for its end, at most the grace. In the workshop."""
-        told = await self.runner.cancel(execution=ExecutionId(execution_id), grace_s=grace_s, reason=reason)
-        if not told and (task := self._tasks.get(execution_id)) is not None:
+        name = ExecutionId(execution_id)
+        if self.runner.has(name):
+            await self.runner.cancel(execution=name, grace_s=grace_s, reason=reason)
+        elif (task := self._tasks.get(execution_id)) is not None:
             task.cancel()  # it still reads its inputs or writes its outputs
+            await asyncio.wait({task}, timeout=grace_s)
 
     async def release(self, run_id: str, executions: Sequence[str], grace_s: float, reason: str) -> int:
-        """End these executions of a run, then give up what else is held for it; the count of the latter. In the
-        workshop."""
+        """End these executions of a run, each at most the grace after it was told, then give up what else is held for
+        the run; the count of the latter. In the workshop."""
         await asyncio.gather(*(self.cancel(one, grace_s, reason) for one in executions))
         return await self.runner.cancel(run=RunId(run_id), grace_s=grace_s, reason=reason)
 
@@ -147,7 +150,8 @@ class Workshop:
         task.add_done_callback(partial(self._ended, request.execution_id, outbox))
 
     def _ended(self, execution_id: str, outbox: Outbox, task: asyncio.Task[None]) -> None:
-        del self._tasks[execution_id]
+        if self._tasks.get(execution_id) is task:
+            del self._tasks[execution_id]
         if task.cancelled():
             outbox.end(failed(_CANCELLED))
         elif (error := task.exception()) is not None:

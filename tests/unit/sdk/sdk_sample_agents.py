@@ -136,6 +136,10 @@ class Sample(Agent):
         self.ended.wait()
 
     @action
+    async def let_go(self) -> None:
+        self.ended.set()
+
+    @action
     async def stray_cancel(self) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         future.cancel()
@@ -179,7 +183,9 @@ class Sample(Agent):
 
     def on_release(self, run_id: str) -> int:
         self.released.append(run_id)
-        return 1 if run_id == "held" else 0
+        if run_id == "slow":
+            self.ended.wait()
+        return 1 if run_id in {"held", "slow"} and self.released.count(run_id) == 1 else 0
 
 
 class Small(Sample):

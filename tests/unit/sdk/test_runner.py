@@ -219,6 +219,25 @@ async def test_cancelling_twice_at_once_cancels_once(runner: ActionRunner, do: D
     assert failure(await going).code == "CANCELLED"
 
 
+async def test_what_was_told_before_is_not_counted_again(runner: ActionRunner, do: Do) -> None:
+    going = asyncio.create_task(do("stubborn"))
+    await started(runner)
+    first = asyncio.create_task(runner.cancel(execution="r:s/t:1", grace_s=60))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    assert await runner.cancel(run="r", grace_s=0) == 0  # type: ignore[arg-type]
+    assert await first == 1
+    assert failure(await going).code == "CANCELLED"
+    runner.agent.ended.set()  # type: ignore[attr-defined]
+
+
+async def test_releases_of_one_run_follow_each_other(runner: ActionRunner) -> None:
+    both = [asyncio.create_task(runner.cancel(run="slow")) for _ in range(2)]  # type: ignore[arg-type]
+    other = await runner.cancel(run="held")  # type: ignore[arg-type]
+    assert other == 1, "another run does not wait"
+    runner.agent.ended.set()  # type: ignore[attr-defined]
+    assert await asyncio.gather(*both) == [1, 0]
+
+
 async def test_action_in_a_thread_that_ignores_cancellation_is_abandoned_after_the_grace(
     runner: ActionRunner, do: Do
 ) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import psutil
 import pytest
+from google.protobuf import duration_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from noa.agent.v1 import agent_service_pb2 as pb
@@ -24,6 +25,7 @@ from noa.agent.v1 import agent_service_pb2_grpc, payload_pb2
 
 TOKEN = (("authorization", "Bearer secret"),)
 LIMIT = 4 * 1024 * 1024
+LONG = duration_pb2.Duration(seconds=60)
 
 
 class Sidecar:
@@ -150,6 +152,7 @@ async def open_execution(sidecar: Sidecar, request: pb.ExecuteRequest) -> Any:
         ({"NOA_AGENT_LISTEN": ""}, "NOA_AGENT_LISTEN"),
         ({"NOA_AGENT_TOKEN": ""}, "NOA_AGENT_TOKEN"),
         ({"NOA_AGENT_PROTOCOL": "7"}, "'7'"),
+        ({"NOA_AGENT_PROTOCOL": ""}, "NOA_AGENT_PROTOCOL"),
         ({"NOA_AGENT_LISTEN": "0.0.0.0:80"}, "0.0.0.0:80"),
     ],
 )
@@ -201,13 +204,15 @@ async def test_sigterm_drains_and_sigint_is_ignored(sample: Sidecar) -> None:
     assert sample.process.returncode == 0
 
 
-async def test_second_sigterm_ends_it_at_once(sample: Sidecar) -> None:
+async def test_second_sigterm_ends_it_and_what_it_started_at_once_with_143(sample: Sidecar) -> None:
+    child = psutil.Process((await sample.outputs(sample.request("spawn")))["pid"])
     await open_execution(sample, sample.request("stubborn"))
     sample.process.send_signal(signal.SIGTERM)
     while (await sample.health()).status != pb.HEALTH_STATUS_DRAINING:
         pass
     sample.process.send_signal(signal.SIGTERM)
-    await asyncio.to_thread(sample.process.wait, 2)
+    assert await asyncio.to_thread(sample.process.wait, 2) == 143
+    child.wait(2)
 
 
 # --- every call
@@ -306,6 +311,15 @@ async def test_empty_names_are_invalid_arguments(sample: Sidecar, field: str) ->
         await sample.execute(request)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert field in (refused.value.details() or "")
+
+
+async def test_an_execution_id_has_at_most_512_bytes(sample: Sidecar) -> None:
+    await sample.outputs(sample.request("greet", {"name": "Ada"}, execution_id="x" * 512))
+    for long in ("x" * 513, "é" * 257):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await sample.execute(sample.request("greet", {"name": "Ada"}, execution_id=long))
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "512" in (refused.value.details() or "")
 
 
 async def test_failures_are_data(sample: Sidecar) -> None:
@@ -488,6 +502,59 @@ async def test_release_of_a_run(sample: Sidecar) -> None:
     assert (await sample.cancel(run_id="r")).outcome == pb.CANCEL_OUTCOME_UNKNOWN
     held = await sample.cancel(run_id="held")
     assert (held.outcome, held.cancelled) == (pb.CANCEL_OUTCOME_CANCELLED, 1)
+
+
+async def test_what_was_told_to_end_before_is_not_counted_again(sample: Sidecar) -> None:
+    request = sample.request("stubborn")
+    stream = await open_execution(sample, request)
+    first = await sample.cancel(execution_id=request.execution_id, grace=LONG, reason="first")
+    assert (first.outcome, first.cancelled) == (pb.CANCEL_OUTCOME_CANCELLED, 1)
+    again = await sample.cancel(execution_id=request.execution_id, grace=LONG, reason="second")
+    assert (again.outcome, again.cancelled) == (pb.CANCEL_OUTCOME_CANCELLED, 0)
+    fresh = await open_execution(sample, sample.request("wait"))
+    of_run = asyncio.ensure_future(sample.cancel(run_id="r", grace=LONG))
+    assert (await fresh.read()).failed.failure.code == "CANCELLED", "the run was told; it waits for the stubborn one"
+    await sample.outputs(sample.request("let_go", run_id="other"))
+    assert ((await of_run).outcome, (await of_run).cancelled) == (pb.CANCEL_OUTCOME_CANCELLED, 1)
+    ended = (await stream.read()).failed.failure
+    assert (ended.code, "first" in ended.message) == ("CANCELLED", True)
+    finished = await sample.cancel(execution_id=request.execution_id)
+    assert (finished.outcome, finished.cancelled) == (pb.CANCEL_OUTCOME_ALREADY_FINISHED, 0)
+
+
+async def test_a_deadline_within_the_grace_of_a_cancel_does_not_change_the_reason(sample: Sidecar) -> None:
+    request = sample.request("stubborn")
+    request.deadline.FromMilliseconds(int(time.time() * 1000) + 700)
+    stream = await open_execution(sample, request)
+    await sample.cancel(execution_id=request.execution_id, grace=LONG, reason="first")
+    ended = (await stream.read()).failed.failure
+    assert (ended.code, "first" in ended.message) == ("CANCELLED", True)
+
+
+async def test_a_grace_of_zero_abandons_the_work_at_once(sample: Sidecar) -> None:
+    for target in ("execution_id", "run_id"):
+        request = sample.request("stubborn")
+        stream = await open_execution(sample, request)
+        began_s = time.perf_counter()
+        answer = await sample.cancel(**{target: getattr(request, target)}, grace=duration_pb2.Duration())
+        assert (answer.outcome, answer.cancelled) == (pb.CANCEL_OUTCOME_CANCELLED, 1)
+        assert (await stream.read()).failed.failure.code == "CANCELLED"
+        assert time.perf_counter() - began_s < 2.5, "the default would be 5 s"
+    nothing = await sample.cancel(run_id="other", grace=duration_pb2.Duration())
+    assert nothing.outcome == pb.CANCEL_OUTCOME_UNKNOWN
+    held = await sample.cancel(run_id="held", grace=duration_pb2.Duration())
+    assert (held.outcome, held.cancelled) == (pb.CANCEL_OUTCOME_CANCELLED, 1)
+
+
+async def test_a_release_that_exceeds_the_grace_is_not_unknown(sample: Sidecar) -> None:
+    short = duration_pb2.Duration(nanos=50_000_000)
+    first = await sample.cancel(run_id="slow", grace=short)
+    assert (first.outcome, first.cancelled) == (pb.CANCEL_OUTCOME_CANCELLED, 1)
+    again = await sample.cancel(run_id="slow", grace=short)
+    assert (again.outcome, again.cancelled) == (pb.CANCEL_OUTCOME_CANCELLED, 0), "it is still being released"
+    await sample.outputs(sample.request("let_go"))
+    while (last := await sample.cancel(run_id="slow")).outcome != pb.CANCEL_OUTCOME_UNKNOWN:
+        assert last.cancelled == 0
 
 
 async def test_cancel_without_a_target_is_an_invalid_argument(sample: Sidecar) -> None:

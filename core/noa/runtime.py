@@ -271,7 +271,18 @@ class Runtime:
         if plan.agents:
             self.factory.add({name: agent_declaration(spec) for name, spec in plan.agents.items()})
         if plan.resources:
-            self._ledger.declare(plan.resources)
+            self._declare_pools(plan)
+
+    def _declare_pools(self, plan: Plan) -> None:
+        known = self._ledger.capacity
+        for name, capacity in plan.resources.items():
+            if self.engine.count and known.get(name, capacity) != capacity:
+                raise UsageError(
+                    f"workflow '{plan.name}' declares {capacity:g} of '{name}', but a run that goes on here counts on "
+                    f"{known[name]:g}. Declare the same, name the pool otherwise, or wait for the other run",
+                    pool=name,
+                )
+        self._ledger.declare(plan.resources)
 
     def _event_observer(self) -> EventObserver | None:
         observers: list[EventObserver] = [o for o in (self._on_event, self._plugin_observers) if o is not None]

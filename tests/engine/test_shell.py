@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from noa.engine.engine import Engine
 from noa.engine.run import LiveRun
 from noa.errors import ConflictError, InputError, JournalError, OwnershipError, RunNotFoundError, RunStateError
-from noa.model.events import AttemptFailed, AttemptSucceeded, Event, LateResult
+from noa.model.events import AttemptFailed, AttemptSucceeded, Event, LateResult, encode_event
 from noa.model.execution import Assignment, Outcome, Succeeded
 from noa.model.failure import Failure
 from noa.model.ids import ExecutionId, RunId
@@ -320,6 +321,98 @@ async def test_outputs_that_are_not_json_fail_the_attempt(setup: Setup, compile_
     state = await (await engine.start(compile_stages(chain("x")))).wait()
     assert state.failure is not None
     assert state.failure.code == "INVALID_OUTPUT"
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Succeeded({"n": 1}, {"loss": float("nan")}),
+        Succeeded(None),  # type: ignore[arg-type]
+        "not an outcome",
+        None,
+        Failure("X", "m", details={"path": "\udcff.txt"}),
+        Failure("X", "\udcff"),
+        Failure("X", "m", details={"where": Path("/x")}),
+        Succeeded({"deep": reduce(lambda inner, _: [inner], range(985), 0)}),
+    ],
+    ids=["nan", "no-outputs", "text", "none", "surrogate-details", "surrogate-message", "path", "deep"],
+)
+async def test_what_cannot_be_recorded_fails_the_attempt_and_never_reaches_the_journal(
+    setup: Setup, compile_stages: Compile, outcome: Any
+) -> None:
+    engine = await setup.engine()
+    setup.agents.answers = {"x": lambda _a: outcome}
+    state = await asyncio.wait_for((await engine.start(compile_stages(chain("x")))).wait(), 10)
+    assert state.status == "failed"
+    assert state.failure is not None
+    assert state.failure.code in {"INVALID_OUTPUT", "INTERNAL", "X"}
+    assert (await engine.folded(state.run_id)).status == "failed", "the history can be read"
+
+
+async def test_run_that_is_resumed_twice_at_once_goes_on_once_and_is_kept(
+    setup: Setup, compile_stages: Compile
+) -> None:
+    first = await setup.engine()
+    running = await first.start(compile_stages(chain("x")))
+    await setup.agents.until_asked(1)
+    await first.close()
+    second = await setup.engine()
+    one, two = await asyncio.gather(second.resume(running.run_id), second.resume(running.run_id))
+    assert one is two
+    assert second.running(running.run_id) is one
+    await setup.agents.until_asked(2)
+    await two.cancel(reason="enough")
+    assert (await asyncio.wait_for(one.wait(), 5)).status == "cancelled"
+
+
+async def test_second_cancel_ends_cleanup_that_hangs(setup: Setup, compile_stages: Compile) -> None:
+    clean = {
+        "name": "c",
+        "type": "sequential",
+        "run_on": "always",
+        "depends_on": ["s"],
+        "tasks": [{"agent": "a", "action": "clean"}],
+    }
+    engine = await setup.engine()
+    running = await engine.start(compile_stages(chain("x"), clean))
+    await setup.agents.until_asked(1)
+    await running.cancel(reason="once")
+    await setup.agents.until_asked(2)
+    await running.cancel(reason="twice")
+    state = await asyncio.wait_for(running.wait(), 5)
+    assert state.status == "cancelled"
+    assert state.stages["c"].status == "cancelled"
+
+
+async def test_agents_that_were_asked_before_a_crash_are_released_too(setup: Setup, compile_stages: Compile) -> None:
+    stage = {
+        "name": "s",
+        "type": "sequential",
+        "tasks": [{"agent": "a", "action": "x"}, {"agent": "b", "action": "y"}],
+    }
+    setup.agents.answers = {"x": give()}
+    first = await setup.engine()
+    running = await first.start(compile_stages(stage))
+    await setup.agents.until_asked(2)
+    await first.close()
+    setup.agents.answers["y"] = give()
+    second = await setup.engine()
+    await (await second.resume(running.run_id)).wait()
+    assert setup.agents.released == [(running.run_id, {"a", "b"})]
+
+
+async def test_journal_of_a_loop_without_inputs_does_not_repeat_the_runs_inputs(
+    setup: Setup, compile_stages: Compile
+) -> None:
+    engine = await setup.engine()
+    setup.agents.answers = {"x": lambda a: Succeeded({"seen": len(a.inputs["paths"])})}
+    loop = {"name": "l", "type": "loop", "for_each": "${{ inputs.paths }}", "tasks": [{"agent": "a", "action": "x"}]}
+    paths = [f"/data/folder/file-{number:06}.txt" for number in range(300)]
+    state = await (await engine.start(compile_stages(loop), {"paths": paths})).wait()
+    assert state.status == "succeeded"
+    scheduled = [e for _, _, e in setup.seen if type(e).__name__ == "TaskScheduled"]
+    assert len(scheduled) == 300
+    assert max(len(encode_event(e)) for e in scheduled) < 300
 
 
 async def test_dispatcher_that_raises_fails_the_attempt_not_the_engine(setup: Setup, compile_stages: Compile) -> None:

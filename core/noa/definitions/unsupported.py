@@ -28,6 +28,16 @@ def refuse_task_keys(source: Source, task: TaskModel, path: NodePath, problems: 
         value = getattr(task, key)
         if value is not None and value is not False:
             problems.append(_problem(source, (*path, key), f"'{key}'"))
+    if task.workflow is not None:
+        _refuse_for_sub_workflows(source, task, path, problems)
+
+
+def _refuse_for_sub_workflows(source: Source, task: TaskModel, path: NodePath, problems: list[Problem]) -> None:
+    if task.resources:
+        problems.append(_problem(source, (*path, "resources"), "'resources' of a sub-workflow"))
+    for key in ("execution", "heartbeat", "queue"):
+        if task.timeout is not None and getattr(task.timeout, key, None) is not None:
+            problems.append(_problem(source, (*path, "timeout"), f"'timeout.{key}' of a sub-workflow ('total' is)"))
 
 
 def _problem(source: Source, path: NodePath, what: str) -> Problem:

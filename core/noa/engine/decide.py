@@ -21,7 +21,6 @@ from noa.engine.commands import (
 from noa.engine.nodes import BlockNode, StageNode, TaskNode
 from noa.engine.scope import Reads, reads_of, scope_for
 from noa.engine.state import RunState
-from noa.engine.wiring import visible
 from noa.errors import NoaError
 from noa.model.events import (
     BlocksOpened,
@@ -67,7 +66,7 @@ class Decider:
     def _open_stage(self, state: RunState, command: OpenStage, at_ms: int) -> list[Event]:
         stage = state.stages[command.stage]
         plan = stage.plan
-        if state.cancelled and plan.run_on != "always":
+        if state.cancelled and (plan.run_on != "always" or state.forced):
             return [StageFinished(at_ms=at_ms, stage=plan.name, status="cancelled")]
         if stage.doomed and plan.run_on == "success":
             return [StageFinished(at_ms=at_ms, stage=plan.name, status="blocked")]
@@ -128,19 +127,24 @@ class Decider:
         try:
             if plan.when is not None and task.attempt == 0 and not self._true(state, plan.when, task.block):
                 return [TaskSkipped(at_ms=at_ms, task=task.path, reason=f"`{plan.when.text}` is false")]
-            inputs = self._inputs(state, task)
+            wired = plan.inputs is None
+            inputs = {} if wired else self._inputs(state, task)
         except NoaError as error:
             return [TaskFailed(at_ms=at_ms, task=task.path, failure=Failure.of(error))]
         return [
             TaskScheduled(
-                at_ms=at_ms, task=task.path, attempt=task.attempt + 1, inputs=inputs, agent=agent, action=action
+                at_ms=at_ms,
+                task=task.path,
+                attempt=task.attempt + 1,
+                inputs=inputs,
+                wired=wired,
+                agent=agent,
+                action=action,
             )
         ]
 
     def _inputs(self, state: RunState, task: TaskNode) -> dict[str, Any]:
         plan = task.plan
-        if plan.inputs is None:
-            return {**state.inputs, **task.block.bindings, **visible(state.fields_before(task))}
         known = self._reads.get(id(plan))
         if known is None:
             known = self._reads[id(plan)] = (plan, Reads(plan.inputs))

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
 from noa.definitions import Evaluator, check_inputs, parse_plan, pinned_texts
 from noa.engine.children import Children
@@ -83,12 +84,18 @@ class Engine:
         self._owner = owner
         self._live: dict[RunId, Running] = {}
         self._children = Children(self)
+        self._resuming: WeakValueDictionary[RunId, asyncio.Lock] = WeakValueDictionary()
         self._keeper: asyncio.Task[None] | None = None
 
     @property
     def owner(self) -> str:
         """How this engine is named in leases."""
         return self._owner
+
+    @property
+    def count(self) -> int:
+        """How many runs go on here."""
+        return len(self._live)
 
     def running(self, run: RunId) -> Running | None:
         """The run, where it is going on here."""
@@ -154,8 +161,11 @@ class Engine:
             DefinitionError: A plugin that it needs is missing now.
         """
         run = (await self._journal.run(run)).run_id
-        if run in self._live:
-            return self._live[run]
+        one_at_a_time = self._resuming.setdefault(run, asyncio.Lock())
+        async with one_at_a_time:
+            return self._live.get(run) or await self._take_over(run, plan)
+
+    async def _take_over(self, run: RunId, plan: Plan | None) -> Running:
         lease = await self._journal.acquire(run, owner=self._owner, lease_ms=self._lease_ms)
         try:
             history = await self._journal.read(run)
@@ -228,7 +238,8 @@ class Engine:
             try:
                 await live.drive(events, effects)
             finally:
-                self._live.pop(run, None)
+                if self._live.get(run) is running:
+                    del self._live[run]
                 with contextlib.suppress(JournalError):
                     await self._journal.release(lease)
             return live.state

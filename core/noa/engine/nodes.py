@@ -116,9 +116,10 @@ class BlockNode:
 class StageNode:
     """A stage of the run.
 
-    `closing`: no more blocks open and the rest is being cancelled. `advancing` counts finished blocks about which the
-    stage type has not answered yet. `active` counts tasks that hold a slot. `bad`: a task that is not optional failed.
-    `base` is what implicit wiring gives to its first tasks, `given` what it hands on.
+    `closing`: no more blocks open and the rest is being cancelled. `advancing`: keys of finished blocks about which
+    the stage type has not answered yet. `active` counts tasks that hold a slot. `bad`: a task that
+    is not optional failed. `base` is what implicit wiring gives to its first tasks, `given` what it hands on.
+    `read` keeps what expressions see of its tasks, once it is over.
     """
 
     __slots__ = (
@@ -135,6 +136,7 @@ class StageNode:
         "open_blocks",
         "opened_blocks",
         "plan",
+        "read",
         "ready",
         "started_ms",
         "status",
@@ -151,12 +153,13 @@ class StageNode:
         self.blocks: dict[str, BlockNode] = {}
         self.open_blocks = 0
         self.opened_blocks = 0
-        self.advancing = 0
+        self.advancing: set[str] = set()
         self.active = 0
         self.ready: list[tuple[int, int, TaskNode]] = []
         self.memo: Any = None
         self.base: Fields = {}
         self.given: Fields | None = None
+        self.read: dict[str, dict[str, Any]] = {}
         self.failure: Failure | None = None
         self.started_ms = 0
 

@@ -31,20 +31,18 @@ class OutputKeeper:
         self._artifacts = artifacts
 
     def keep(self, outcome: Succeeded, task: TaskPath) -> Outcome:
-        """The outcome with plain JSON outputs of at most 256 KiB, or a Failure that says why that cannot be.
+        """The outcome with outputs of at most 256 KiB, or a Failure that says why that cannot be.
 
         Raises:
             ArtifactError: A large field cannot be stored.
         """
-        if not outcome.outputs:
-            return outcome
         try:
             data = _encode(outcome.outputs)
         except (TypeError, ValueError, RecursionError) as error:
             return Failure("INVALID_OUTPUT", f"task '{task}' gave outputs that are not JSON: {error}")
-        if len(data) > INLINE_LIMIT_BYTES:
+        if len(data) > INLINE_LIMIT_BYTES and isinstance(outcome.outputs, dict):
             return Succeeded(self._spill(outcome.outputs), outcome.metrics)
-        return Succeeded(_decode(data), outcome.metrics)
+        return outcome
 
     def _spill(self, outputs: dict[str, Any]) -> dict[str, Any]:
         kept: dict[str, Any] = {}

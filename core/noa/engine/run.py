@@ -9,7 +9,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable
-from typing import Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from noa.engine.commands import CancelAttempt, Effect, Execute, SetTimer
 from noa.engine.core import Core
@@ -23,6 +25,8 @@ from noa.model.events import (
     Event,
     LateResult,
     TimerFired,
+    decode_event,
+    encode_event,
 )
 from noa.model.execution import Assignment, Observation, Outcome, Succeeded
 from noa.model.failure import Failure
@@ -87,7 +91,6 @@ class LiveRun:
         self._timers: dict[str, Timer] = {}
         self._attempts: dict[ExecutionId, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
-        self.agents: set[str] = set()
 
     @property
     def run_id(self) -> RunId:
@@ -118,7 +121,7 @@ class LiveRun:
                 events, effects = self._fold()
         finally:
             await self._stop()
-        await self._dispatcher.release(self.run_id, self.agents)
+        await self._dispatcher.release(self.run_id, self.state.agents)
 
     def post(self, event: Event) -> None:
         """Hand in something that happened. From the event loop's thread."""
@@ -211,7 +214,6 @@ class LiveRun:
             priority=plan.priority,
             output_uri=self.state.output_uri,
         )
-        self.agents.add(task.agent)
         work = self._attempt(assignment, plan.workflow)
         self._attempts[assignment.execution_id] = asyncio.get_running_loop().create_task(work)
 
@@ -225,10 +227,10 @@ class LiveRun:
 
         try:
             if workflow is None:
-                outcome = await self._dispatcher.execute(assignment, observe)
+                outcome: Outcome = await self._dispatcher.execute(assignment, observe)
             else:
                 outcome = await self._sub_workflows.execute(self, assignment, workflow)
-            if isinstance(outcome, Succeeded):
+            if isinstance(outcome, Succeeded) and outcome.outputs:
                 outcome = self._outputs.keep(outcome, path)
         except JournalError as error:
             self.lose(error)
@@ -240,29 +242,29 @@ class LiveRun:
             outcome = Failure("INTERNAL", f"{type(error).__name__}: {error}")
         finally:
             self._attempts.pop(assignment.execution_id, None)
-        now_ms = clock.now_ms()
-        if isinstance(outcome, Succeeded):
-            self.post(
-                AttemptSucceeded(
-                    at_ms=now_ms,
-                    task=path,
-                    attempt=attempt,
-                    outputs=outcome.outputs,
-                    duration_ms=now_ms - started_ms,
-                    metrics=outcome.metrics,
-                )
-            )
-        else:
-            self.post(
-                AttemptFailed(
-                    at_ms=now_ms,
-                    task=path,
-                    attempt=attempt,
-                    failure=outcome,
-                    jitter=clock.random(),
-                    duration_ms=now_ms - started_ms,
-                )
-            )
+        self.post(self._ended(assignment, outcome, started_ms))
+
+    def _ended(self, assignment: Assignment, outcome: object, started_ms: int) -> Event:
+        """The event of an outcome, proven to be readable again: what a journal cannot give back must not get there."""
+        at_ms = self._clock.now_ms()
+        head: dict[str, Any] = {"at_ms": at_ms, "task": assignment.task, "attempt": assignment.attempt}
+        head["duration_ms"] = at_ms - started_ms
+        try:
+            if isinstance(outcome, Succeeded):
+                made: Event = AttemptSucceeded(outputs=outcome.outputs, metrics=outcome.metrics, **head)
+                plain = outcome.outputs == {} and not outcome.metrics
+                return made if plain else decode_event(encode_event(made))
+            if isinstance(outcome, Failure):
+                made = AttemptFailed(failure=outcome, jitter=self._clock.random(), **head)
+                return decode_event(encode_event(made))
+            problem = f"agent '{assignment.agent}' gave a {type(outcome).__name__} where an outcome was expected"
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
+            problem = f"what agent '{assignment.agent}' gave cannot be recorded: {type(error).__name__}: {error}"
+            if isinstance(outcome, Failure):
+                problem = f"{outcome.code}: {outcome.message} ({problem})"
+        printable = problem.encode("utf-8", "backslashreplace").decode()
+        code = "INVALID_OUTPUT" if isinstance(outcome, Succeeded) else "INTERNAL"
+        return AttemptFailed(failure=Failure(code, printable), jitter=self._clock.random(), **head)
 
     def _cancel_attempt(self, path: TaskPath, attempt: int, reason: str) -> None:
         execution = execution_id(self.run_id, path, attempt)

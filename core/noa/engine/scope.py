@@ -11,6 +11,7 @@ from typing import Any
 
 from noa.engine.nodes import BlockNode, StageNode, TaskNode
 from noa.engine.state import RunState
+from noa.model.ids import task_path
 from noa.model.plan import Expression, Interpolation, Reference, Template
 
 __all__ = ["Reads", "reads_of", "scope_for"]
@@ -70,9 +71,7 @@ def scope_for(
     for reference in reads.references:
         if reference.stage is None:
             if block is not None:
-                tasks[reference.task] = next(
-                    (_view(t) for t in block.tasks if t.plan.name == reference.task), _view(None)
-                )
+                tasks[reference.task] = _view(_in_block(state, block, reference.task))
         else:
             stage = state.stages[reference.stage]
             stages.setdefault(reference.stage, {})[reference.task] = _stage_task(state, stage, reference.task, block)
@@ -82,10 +81,22 @@ def scope_for(
 
 
 def _stage_task(state: RunState, stage: StageNode, task: str, block: BlockNode | None) -> dict[str, Any]:
-    name = stage.plan.name
     if block is not None and block.stage is stage:
-        return _view(next((t for t in block.tasks if t.plan.name == task), None))
-    found = list(state.iter_named(name, task))
+        return _view(_in_block(state, block, task))
+    if task in stage.read:
+        return stage.read[task]
+    view = _from_outside(state, stage, task)
+    if stage.terminal:
+        stage.read[task] = view
+    return view
+
+
+def _in_block(state: RunState, block: BlockNode, task: str) -> TaskNode | None:
+    return state.tasks.get(task_path(block.stage.plan.name, block.key, task))
+
+
+def _from_outside(state: RunState, stage: StageNode, task: str) -> dict[str, Any]:
+    found = list(state.iter_named(stage.plan.name, task))
     if stage.plan.repeats:
         return {"outputs": [node.outputs for node in found], "status": [node.status for node in found]}
     return _view(found[0] if found else None)

@@ -24,7 +24,7 @@ from noa.engine.commands import (
     StartTask,
 )
 from noa.engine.nodes import BlockNode, StageNode, TaskNode, TaskStatus
-from noa.engine.wiring import Fields, extend, merge
+from noa.engine.wiring import Fields, extend, merge, visible
 from noa.errors import InternalError
 from noa.model.events import (
     AttemptFailed,
@@ -69,7 +69,9 @@ class RunState:
         tasks: Tasks of all blocks that were opened, by path.
         stages: By name, in the order of the file.
         cancelled: Why the run is being ended early, or empty.
+        forced: Whether cleanup is ended too: it was cancelled a second time.
         signals: Ids of the signals that were applied.
+        agents: Agents that were asked for anything.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -85,6 +87,8 @@ class RunState:
         self.cancelled = ""
         self.cancel_requested = False
         self.signals: set[str] = set()
+        self.agents: set[str] = set()
+        self.forced = False
         self.created_ms = 0
         self.finished_ms = 0
         self.now_ms = 0
@@ -162,11 +166,11 @@ class RunState:
         pass
 
     def _cancel_requested(self, event: CancelRequested) -> None:
+        if event.signal and event.signal in self.signals:
+            return
         self.cancel_requested = True
-        if event.signal:
-            self.signals.add(event.signal)
-        if not self.cancelled:
-            self._end_early(event.reason or "cancelled")
+        self.signals.add(event.signal)
+        self._end_early(event.reason or "cancelled")
 
     def _run_finished(self, event: RunFinished) -> None:
         self.status = event.status
@@ -177,7 +181,9 @@ class RunState:
         self.pending.clear()
 
     def _end_early(self, reason: str) -> None:
-        self.cancelled = reason
+        """End what goes on. Stages with `run_on: always` still clean up, unless this is the second time."""
+        self.forced = bool(self.cancelled)
+        self.cancelled = self.cancelled or reason
         for stage in self.stages.values():
             if stage.status == "running":
                 self._close(stage, reason)
@@ -203,7 +209,7 @@ class RunState:
     def _blocks_opened(self, event: BlocksOpened) -> None:
         stage = self.stages[event.stage]
         self.pending.pop(f"block:{event.stage}[{event.after}]", None)
-        stage.advancing -= 1
+        stage.advancing.discard(event.after)
         if event.memo is not None:
             stage.memo = event.memo
         if event.failure is not None:
@@ -287,13 +293,16 @@ class RunState:
     def _block_over(self, block: BlockNode) -> None:
         block.done = True
         stage = block.stage
+        if stage.plan.repeats:
+            for task in block.tasks:
+                task.fields = None  # nobody outside an iteration is wired to it
         stage.open_blocks -= 1
         if not stage.closing and not stage.plan.single:
-            stage.advancing += 1
+            stage.advancing.add(block.key)
             self._emit(AdvanceStage(stage.plan.name, block.key))
 
     def _maybe_close(self, stage: StageNode) -> None:
-        if stage.status == "running" and stage.open_blocks == 0 and stage.advancing == 0:
+        if stage.status == "running" and stage.open_blocks == 0 and not stage.advancing:
             self._emit(CloseStage(stage.plan.name))
 
     def _close(self, stage: StageNode, reason: str) -> None:
@@ -305,9 +314,9 @@ class RunState:
             if not block.done:
                 for task in block.tasks:
                     self._cancel(task, reason)
-        for key in [k for k, c in self.pending.items() if isinstance(c, AdvanceStage) and c.stage == stage.plan.name]:
-            del self.pending[key]
-            stage.advancing -= 1
+        for block_key in stage.advancing:
+            del self.pending[f"block:{stage.plan.name}[{block_key}]"]
+        stage.advancing.clear()
         self._maybe_close(stage)
 
     # --- tasks
@@ -356,7 +365,8 @@ class RunState:
         task = self.tasks[event.task]
         self._set(task, "running")
         task.attempt = event.attempt
-        task.inputs = event.inputs
+        task.inputs = self.wired_inputs(task) if event.wired else event.inputs
+        self.agents.add(task.agent)
         task.started_ms = event.at_ms
         if not task.first_ms:
             task.first_ms = event.at_ms
@@ -435,9 +445,10 @@ class RunState:
             if stage.status == "running":
                 stage.failure = _timed_out("STAGE_TIMEOUT", f"stage '{name}'", stage.plan.timeout_ms)
                 self._close(stage, stage.failure.message)
-        elif kind == "run" and not self.cancelled:
-            self.failure = _timed_out("RUN_TIMEOUT", f"run of '{self.plan.name}'", self.plan.timeout_ms)
-            self._end_early(self.failure.message)
+        elif kind == "run":
+            failure = _timed_out("RUN_TIMEOUT", f"run of '{self.plan.name}'", self.plan.timeout_ms)
+            self.failure = self.failure or failure
+            self._end_early(failure.message)
 
     def _time_out(self, task: TaskNode) -> None:
         if task.terminal or task.status == "cancelling":
@@ -506,6 +517,10 @@ class RunState:
             self._unblocked(task)
             if task.stage.ready:
                 self._pump(task.stage)
+
+    def wired_inputs(self, task: TaskNode) -> dict[str, Any]:
+        """The inputs of a task that names none: the run's, what its block binds, what came before it."""
+        return {**self.inputs, **task.block.bindings, **visible(self.fields_before(task))}
 
     def fields_before(self, task: TaskNode) -> Fields:
         """What a task sees by implicit wiring."""

@@ -176,11 +176,15 @@ class StageFinished(_Event, frozen=True, tag="stage_finished"):
 
 
 class TaskScheduled(_Event, frozen=True, tag="task_scheduled"):
-    """An attempt may begin: its inputs are resolved. Agent and action only where they differ from the plan."""
+    """An attempt may begin: its inputs are resolved. Agent and action only where they differ from the plan.
+
+    `wired`: the inputs are what implicit wiring gives, which follows from earlier events; `inputs` is then empty.
+    """
 
     task: TaskPath
     attempt: int
     inputs: dict[str, Any] = {}
+    wired: bool = False
     agent: str = ""
     action: str = ""
 

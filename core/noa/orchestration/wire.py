@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from typing import Any
@@ -153,7 +154,8 @@ def _json_kind(value: Any) -> str:
 
 
 def _metrics(message: pb.Metrics) -> dict[str, float]:
-    found = dict(message.values)
+    # JSON has no NaN and no infinity.
+    found = {name: value for name, value in message.values.items() if math.isfinite(value)}
     if message.HasField("wall_time"):
         found["wall_time_s"] = message.wall_time.ToMicroseconds() / 1e6
     if message.HasField("cpu_time"):

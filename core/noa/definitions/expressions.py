@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from noa.definitions.references import Use, chain_of, uses_in_checked
+from noa.definitions.references import INDEX, Segment, Use, chain_of, indexed_chain_of, uses_in_checked
 from noa.errors import NoaError
 from noa.model.plan import Expression, Interpolation, Template
 
@@ -140,7 +140,10 @@ class Evaluator:
 def _evaluate(expression: Expression, scope: Mapping[str, Any]) -> Any:
     chain = chain_of(expression.text)
     if chain is None:
-        return _evaluate_cel(expression, scope)
+        # `list[index]` is how a loop reads along a list; the library would convert the whole list for each item.
+        path = indexed_chain_of(expression.text)
+        found = _follow(path, scope) if path is not None else _NOTHING
+        return _evaluate_cel(expression, scope) if found is _NOTHING else found
     value: Any = scope if isinstance(scope, dict) else dict(scope)
     for depth, part in enumerate(chain):
         try:
@@ -150,6 +153,23 @@ def _evaluate(expression: Expression, scope: Mapping[str, Any]) -> Any:
         except (KeyError, IndexError):
             pass
         raise _error(expression, _broken(chain, depth, value))
+    return value
+
+
+_NOTHING: Any = object()
+
+
+def _follow(path: tuple[Segment, ...], scope: Mapping[str, Any]) -> Any:
+    """The value at a path with INDEX in it; _NOTHING where the library must say what is wrong."""
+    value: Any = scope
+    for part in path:
+        key = scope.get("index") if part == INDEX else part
+        try:
+            if not (isinstance(value, Mapping) if type(key) is str else type(key) is int and isinstance(value, list)):
+                return _NOTHING
+            value = value[key]
+        except (KeyError, IndexError):
+            return _NOTHING
     return value
 
 

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-__all__ = ["Segment", "Use", "chain_of", "uses_in_checked"]
+__all__ = ["INDEX", "Segment", "Use", "chain_of", "indexed_chain_of", "uses_in_checked"]
 
 Segment: TypeAlias = str | int
 """A field or key that is named literally, or a literal index."""
+
+INDEX = "\0index"
+"""Stands in a path for the index of the iteration; no field can be named so."""
 
 _IDENT = r"[A-Za-z_][A-Za-z0-9_]*"
 _CHAIN = re.compile(rf"""^{_IDENT}(?:\.{_IDENT}|\["[^"\\\n]*"\]|\['[^'\\\n]*'\]|\[[0-9]{{1,9}}\])*$""")
@@ -55,6 +58,12 @@ def chain_of(text: str) -> tuple[Segment, ...] | None:
             return None
         parts.append(int(index) if index else ident or double or single)
     return tuple(parts)
+
+
+@lru_cache(maxsize=4096)
+def indexed_chain_of(text: str) -> tuple[Segment, ...] | None:
+    """Like `chain_of`, for an access with `[index]` in it, which stands as INDEX in the path; None for any other."""
+    return chain_of(text.replace("[index]", f'["{INDEX}"]')) if "[index]" in text else None
 
 
 def uses_in_checked(data: bytes) -> list[Use]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -231,3 +232,36 @@ def test_importing_the_package_loads_no_slow_library() -> None:
         "assert not slow, slow\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("inputs.l[index]", 2),
+        ("stages['l'].t.outputs[index].v[index]", "y"),
+        ("inputs.names[index]", None),
+        ("inputs['a[index]']", 5),
+    ],
+)
+def test_a_list_is_read_at_the_index_of_the_iteration(text: str, value: Any) -> None:
+    scope = {
+        "inputs": {"l": [1, 2, 3], "names": [1, None], "a[index]": 5},
+        "stages": {"l": {"t": {"outputs": [{}, {"v": ["x", "y"]}]}}},
+        "index": 1,
+    }
+    assert evaluate(text, scope) == value
+
+
+@pytest.mark.parametrize("scope", [{"inputs": {"l": [1]}, "index": 1}, {"inputs": {"l": {"1": 2}}, "index": 1}])
+def test_an_index_that_is_not_there_is_an_error(scope: dict[str, Any]) -> None:
+    with pytest.raises(ExpressionError):
+        evaluate("inputs.l[index]", scope)
+
+
+def test_reading_along_a_list_does_not_cost_the_list() -> None:
+    """100 reads of a list of a million: each must not convert it."""
+    scope = {"inputs": {"l": list(range(1_000_000))}, "index": 7}
+    began = time.perf_counter()
+    for _ in range(100):
+        assert evaluate("inputs.l[index]", scope) == 7
+    assert time.perf_counter() - began < 1.0

@@ -4,11 +4,25 @@ from collections.abc import Callable
 
 import pytest
 
+from noa.engine.decide import MAX_ATTEMPTS
 from noa.model.events import RunFinished, StageFinished, StageSkipped
 from noa.model.execution import Outcome, Succeeded
 from noa.model.failure import Failure
 from noa.model.plan import Plan
-from noa.plugin import Registry
+from noa.plugin import (
+    Attempted,
+    Block,
+    Complete,
+    Hold,
+    Opening,
+    RecoveryStrategy,
+    Registry,
+    Retry,
+    Substitute,
+    hookimpl,
+)
+from noa.recovery import RetryOptions
+from noa.stages import ParallelStage
 from noa.testing.simulation import Asked, Simulation
 
 Compile = Callable[..., Plan]
@@ -352,3 +366,99 @@ def test_chain_of_ten_thousand_blocked_tasks_does_not_nest_calls(registry: Regis
     assert done.state.counts["blocked"] == 9_999
     assert isinstance(done.journal[-1], RunFinished)
     assert isinstance(done.journal[-2], StageFinished)
+
+
+class Answering(RecoveryStrategy):
+    """Answers what the test says."""
+
+    name = "answering"
+    options = RetryOptions
+
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
+
+    def recover(self, failure: Failure, past: Attempted, options: object) -> object:
+        return self._answer
+
+
+def answering(registry: Registry, answer: object) -> None:
+    class Plugin:
+        @hookimpl
+        def noa_recovery_strategies(self) -> list:
+            return [Answering(answer)]
+
+    registry.register(Plugin(), "answering")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (42, "no decision"),
+        (Substitute(agent="nope"), "'nope', which is not known"),
+        (Retry(after_ms="soon"), "ValidationError"),
+        (Complete(outputs={"x": object()}), "TypeError"),
+        (Hold("why?"), "cannot do"),
+    ],
+    ids=["junk", "unknown-agent", "wrong-type", "not-json", "hold"],
+)
+def test_strategy_that_answers_what_cannot_be_done_fails_the_task_and_is_named(
+    registry: Registry, compile_stages: Compile, answer: object, said: str
+) -> None:
+    answering(registry, answer)
+    plan = compile_stages(stage("s", task("x", recovery=["answering"])))
+    done = Simulation(plan, fail("x"), registry=registry).run()
+    assert done.state.status == "failed"
+    assert done.state.failure is not None
+    assert done.state.failure.code == "RECOVERY_FAILED"
+    assert said in done.state.failure.message
+    assert "answering" in done.state.failure.message
+    assert len(done.executed) == 1
+
+
+def test_strategy_that_never_stops_is_stopped(registry: Registry, compile_stages: Compile) -> None:
+    answering(registry, Substitute(agent="b"))
+    plan = compile_stages(stage("s", task("x", recovery=["answering"])))
+    done = Simulation(plan, fail("x"), registry=registry).run()
+    assert len(done.executed) == MAX_ATTEMPTS
+    assert done.state.failure is not None
+    assert done.state.failure.code == "RECOVERY_FAILED"
+
+
+def test_substitute_asks_the_other_agent_with_the_other_inputs(registry: Registry, compile_stages: Compile) -> None:
+    answering(registry, Substitute(agent="b", action="other", inputs={"n": 2}))
+    plan = compile_stages(stage("s", task("x", recovery=["answering"])))
+    done = Simulation(plan, fail("x"), registry=registry, inputs={"n": 1}).run()
+    assert done.state.status == "succeeded"
+    assert [(a.agent, a.action, a.inputs) for a in done.executed] == [("a", "x", {"n": 1}), ("b", "other", {"n": 2})]
+
+
+@pytest.mark.parametrize(
+    ("opening", "said"),
+    [
+        (Opening([Block("nothing")]), "template 'nothing'"),
+        (Opening([Block("main"), Block("main")]), "two blocks under the key ''"),
+        (Opening([Block("main", bindings={"x": object()})]), "TypeError"),
+        (42, "AttributeError"),
+    ],
+    ids=["template", "key", "not-json", "junk"],
+)
+def test_stage_type_that_answers_nonsense_fails_its_stage_and_is_named(
+    registry: Registry, compile_stages: Compile, opening: object, said: str
+) -> None:
+    class Odd(ParallelStage):
+        name = "odd"
+
+        def start(self, stage: object) -> object:
+            return opening
+
+    class Plugin:
+        @hookimpl
+        def noa_stage_types(self) -> list:
+            return [Odd()]
+
+    registry.register(Plugin(), "odd")
+    done = Simulation(compile_stages(stage("s", task("x"), type="odd")), succeed(), registry=registry).run()
+    assert done.state.failure is not None
+    assert done.state.failure.code == "STAGE_TYPE_FAILED"
+    assert said in done.state.failure.message
+    assert "'odd'" in done.state.failure.message

@@ -5,7 +5,7 @@ What is decided here is recorded, so a replay never comes here for something tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from noa.definitions import Evaluator
@@ -23,24 +23,38 @@ from noa.engine.scope import Reads, reads_of, scope_for
 from noa.engine.state import RunState
 from noa.errors import NoaError
 from noa.model.events import (
+    Block,
     BlocksOpened,
+    Complete,
     Event,
     Hold,
     RecoveryChosen,
+    Retry,
     Rollback,
     RunFinished,
+    Skip,
     StageFinished,
     StageSkipped,
     StageStarted,
+    Substitute,
     TaskFailed,
     TaskScheduled,
     TaskSkipped,
+    decode_event,
+    encode_event,
 )
 from noa.model.failure import Failure
 from noa.model.plan import Expression, StagePlan, StrategySpec, TaskPlan
 from noa.plugin import Attempted, BlockView, RecoveryStrategy, Registry, StageType
 
-__all__ = ["Decider"]
+__all__ = ["MAX_ATTEMPTS", "Decider"]
+
+MAX_ATTEMPTS = 10_000
+"""Attempts of one task in all, whatever a recovery strategy asks for."""
+
+
+class _RefusedError(Exception):
+    """A recovery strategy answered what cannot be done."""
 
 
 class Decider:
@@ -76,10 +90,12 @@ class Decider:
             if plan.when is not None and not self._true(state, plan.when):
                 return [StageSkipped(at_ms=at_ms, stage=plan.name, reason=f"`{plan.when.text}` is false")]
             opening = self._stage_type(plan).start(_View(self, state, stage))
-        except Exception as error:  # foreign code: a stage type may raise anything
+            _check_blocks(stage, opening.blocks)
+            started = StageStarted(at_ms=at_ms, stage=plan.name, blocks=list(opening.blocks), memo=opening.memo)
+            return [decode_event(encode_event(started))]
+        except Exception as error:  # foreign code: a stage type may raise or answer anything
             failure = _stage_failure(plan, error)
             return [StageFinished(at_ms=at_ms, stage=plan.name, status="failed", failure=failure)]
-        return [StageStarted(at_ms=at_ms, stage=plan.name, blocks=list(opening.blocks), memo=opening.memo)]
 
     def _advance_stage(self, state: RunState, command: AdvanceStage, at_ms: int) -> list[Event]:
         stage = state.stages[command.stage]
@@ -93,14 +109,14 @@ class Decider:
         )
         try:
             opening = self._stage_type(stage.plan).block_finished(_View(self, state, stage), view)
-        except Exception as error:  # foreign code: a stage type may raise anything
-            failure = _stage_failure(stage.plan, error)
-            return [BlocksOpened(at_ms=at_ms, stage=stage.plan.name, after=block.key, failure=failure)]
-        return [
-            BlocksOpened(
+            _check_blocks(stage, opening.blocks)
+            opened = BlocksOpened(
                 at_ms=at_ms, stage=stage.plan.name, after=block.key, blocks=list(opening.blocks), memo=opening.memo
             )
-        ]
+            return [decode_event(encode_event(opened))]
+        except Exception as error:  # foreign code: a stage type may raise or answer anything
+            failure = _stage_failure(stage.plan, error)
+            return [BlocksOpened(at_ms=at_ms, stage=stage.plan.name, after=block.key, failure=failure)]
 
     def _close_stage(self, state: RunState, command: CloseStage, at_ms: int) -> list[Event]:
         stage = state.stages[command.stage]
@@ -127,7 +143,7 @@ class Decider:
         try:
             if plan.when is not None and task.attempt == 0 and not self._true(state, plan.when, task.block):
                 return [TaskSkipped(at_ms=at_ms, task=task.path, reason=f"`{plan.when.text}` is false")]
-            wired = plan.inputs is None
+            wired = plan.inputs is None and task.substitute is None
             inputs = {} if wired else self._inputs(state, task)
         except NoaError as error:
             return [TaskFailed(at_ms=at_ms, task=task.path, failure=Failure.of(error))]
@@ -145,6 +161,8 @@ class Decider:
 
     def _inputs(self, state: RunState, task: TaskNode) -> dict[str, Any]:
         plan = task.plan
+        if task.substitute is not None:
+            return task.substitute
         known = self._reads.get(id(plan))
         if known is None:
             known = self._reads[id(plan)] = (plan, Reads(plan.inputs))
@@ -157,41 +175,49 @@ class Decider:
         task = state.tasks[command.task]
         failure = task.failure or Failure("INTERNAL", f"task '{task.path}' failed without saying why")
         for index, spec in enumerate(self._chain(state, task)):
-            past = Attempted(
-                attempt=task.attempt,
-                chosen=(task.chosen or {}).get(index, 0),
-                elapsed_ms=at_ms - task.first_ms,
-                jitter=task.jitter,
-                idempotent=bool(task.plan.idempotent),
-            )
             try:
-                strategy = self._registry.recovery_strategies[spec.name]
-                decision = strategy.recover(failure, past, self._validated(spec, strategy))
-            except Exception as error:  # foreign code: a strategy may raise anything
-                failure = Failure(
-                    "RECOVERY_FAILED",
-                    f"recovery strategy '{spec.name}' of task '{task.path}' raised {type(error).__name__}: {error}",
-                    cause=failure,
+                decision = self._ask(spec, index, task, failure, at_ms)
+                if decision is None:
+                    continue
+                self._check_decision(state, task, decision)
+                chosen = RecoveryChosen(
+                    at_ms=at_ms,
+                    task=task.path,
+                    attempt=task.attempt,
+                    strategy=f"{index}:{spec.name}",
+                    decision=decision,
                 )
+                return [decode_event(encode_event(chosen))]
+            except Exception as error:  # foreign code: a strategy may raise or answer anything
+                reason = str(error) if isinstance(error, _RefusedError) else f"{type(error).__name__}: {error}"
+                message = f"recovery strategy '{spec.name}' of task '{task.path}': {reason}"
+                failure = Failure("RECOVERY_FAILED", message, cause=failure)
                 break
-            if isinstance(decision, Hold | Rollback):
-                failure = Failure(
-                    "RECOVERY_FAILED",
-                    f"recovery strategy '{spec.name}' asked for {decision!r}, which this version cannot do",
-                    cause=failure,
-                )
-                break
-            if decision is not None:
-                return [
-                    RecoveryChosen(
-                        at_ms=at_ms,
-                        task=task.path,
-                        attempt=task.attempt,
-                        strategy=f"{index}:{spec.name}",
-                        decision=decision,
-                    )
-                ]
         return [TaskFailed(at_ms=at_ms, task=task.path, failure=failure)]
+
+    def _ask(self, spec: StrategySpec, index: int, task: TaskNode, failure: Failure, at_ms: int) -> Any:
+        strategy = self._registry.recovery_strategies[spec.name]
+        past = Attempted(
+            attempt=task.attempt,
+            chosen=(task.chosen or {}).get(index, 0),
+            elapsed_ms=at_ms - task.first_ms,
+            jitter=task.jitter,
+            idempotent=bool(task.plan.idempotent),
+        )
+        return strategy.recover(failure, past, self._validated(spec, strategy))
+
+    def _check_decision(self, state: RunState, task: TaskNode, decision: object) -> None:
+        """Refuse what cannot be done, or would go on for ever."""
+        if not isinstance(decision, Retry | Substitute | Complete | Skip):
+            what = "which this version cannot do" if isinstance(decision, Hold | Rollback) else "which is no decision"
+            raise _RefusedError(f"answered {decision!r}, {what}")
+        if isinstance(decision, Substitute) and decision.agent:
+            known = {*self._registry.agents, *state.plan.agents}
+            if decision.agent not in known:
+                names = ", ".join(sorted(known))
+                raise _RefusedError(f"named agent '{decision.agent}', which is not known. Known: {names}")
+        if isinstance(decision, Retry | Substitute) and task.attempt >= MAX_ATTEMPTS:
+            raise _RefusedError(f"asked for attempt {task.attempt + 1:,}; a task has at most {MAX_ATTEMPTS:,}")
 
     def _chain(self, state: RunState, task: TaskNode) -> tuple[StrategySpec, ...]:
         for chain in (task.plan.recovery, task.stage.plan.recovery, state.plan.recovery):
@@ -252,10 +278,23 @@ class _View:
         return self._decider._evaluator.evaluate(template, scope)
 
 
+def _check_blocks(stage: StageNode, blocks: Iterable[Block]) -> None:
+    seen = set(stage.blocks)
+    for block in blocks:
+        if block.template not in stage.plan.templates:
+            known = ", ".join(stage.plan.templates)
+            raise ValueError(f"it opened a block of template '{block.template}', known are: {known}")
+        if block.key in seen:
+            raise ValueError(f"it opened two blocks under the key '{block.key}'")
+        seen.add(block.key)
+
+
 def _stage_failure(plan: StagePlan, error: Exception) -> Failure:
     if isinstance(error, NoaError):
         return Failure.of(error)
-    return Failure("STAGE_TYPE_FAILED", f"stage type '{plan.type}' raised {type(error).__name__}: {error}")
+    return Failure(
+        "STAGE_TYPE_FAILED", f"stage type '{plan.type}' of stage '{plan.name}': {type(error).__name__}: {error}"
+    )
 
 
 _DECIDE: dict[type, Callable[[Decider, RunState, Any, int], list[Event]]] = {

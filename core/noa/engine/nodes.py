@@ -33,7 +33,10 @@ TERMINAL = frozenset({"succeeded", "skipped", "failed", "blocked", "cancelled"})
 
 
 class TaskNode:
-    """A task of an open block. `slot`: 0 none, 1 counted in its stage, 2 counted in the run too."""
+    """A task of an open block. `slot`: 0 none, 1 counted in its stage, 2 counted in the run too.
+
+    `substitute`: inputs that a recovery strategy put in the place of the plan's.
+    """
 
     __slots__ = (
         "action",
@@ -56,6 +59,7 @@ class TaskNode:
         "slot",
         "started_ms",
         "status",
+        "substitute",
         "unmet",
     )
 
@@ -72,6 +76,7 @@ class TaskNode:
         self.agent = plan.agent
         self.action = plan.action
         self.inputs: dict[str, Any] | None = None
+        self.substitute: dict[str, Any] | None = None
         self.outputs: dict[str, Any] | None = None
         self.failure: Failure | None = None
         self.fields: Fields | None = None

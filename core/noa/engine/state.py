@@ -407,7 +407,8 @@ class RunState:
                 self._free_slot(task)
                 self._emit(SetTimer(f"retry:{task.path}", event.at_ms + after_ms))
                 self._pump(task.stage)
-            case Substitute(agent=agent, action=action):
+            case Substitute(agent=agent, action=action, inputs=inputs):
+                task.substitute = inputs if inputs is not None else task.substitute
                 task.agent = agent or task.agent
                 task.action = action or task.action
                 self._set(task, "starting")

@@ -43,6 +43,7 @@ class _Lane:
         self._queue: deque[tuple[RunId, int, Event]] = deque(maxlen=_CAPACITY)
         self._ready = threading.Condition()
         self._closing = False
+        self._raised = False
         self.dropped = 0
         # A daemon: a plugin that never returns must not keep the process.
         self._thread = threading.Thread(target=self._work, name=f"noa-event-{name}", daemon=True)
@@ -61,6 +62,9 @@ class _Lane:
         self._thread.join(timeout_s)
         if self.dropped:
             log.warning("plugin '%s' was too slow: it lost its oldest %d events", self._name, self.dropped)
+        if self._thread.is_alive():
+            left = len(self._queue) + 1
+            log.warning("plugin '%s' was too slow: it has not seen the last %d events", self._name, left)
 
     def _work(self) -> None:
         while True:
@@ -72,5 +76,9 @@ class _Lane:
                 run, seq, event = self._queue.popleft()
             try:
                 self._call(run, seq, event)
-            except Exception:  # foreign code: an observer may raise anything
-                log.exception("plugin '%s': noa_event raised", self._name)
+            except Exception as error:  # foreign code: an observer may raise anything
+                if not self._raised:
+                    self._raised = True
+                    kind = type(error).__name__
+                    log.warning("plugin '%s': noa_event raised %s: %s (said once)", self._name, kind, error)
+                log.debug("plugin '%s': noa_event raised", self._name, exc_info=True)

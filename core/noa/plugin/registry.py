@@ -80,7 +80,7 @@ class Registry:
                 continue
             try:
                 plugin = entry.load()
-            except Exception as error:  # foreign code: whatever an import raises
+            except (Exception, SystemExit) as error:  # foreign code: whatever an import raises
                 raise PluginError(
                     f"plugin '{entry.name}' ({entry.value}) cannot be imported: {type(error).__name__}: {error}. "
                     f"Mend it, or leave it out with NOA_DISABLED_PLUGINS={entry.name}",
@@ -127,7 +127,8 @@ class Registry:
         found: dict[str, tuple[str, AgentDeclaration]] = {}
         for plugin, items in self._call("noa_agents"):
             for item in items:
-                self._add(found, plugin, "agent", item.name, replace(item, plugin=plugin), AgentDeclaration)
+                signed = replace(item, plugin=plugin) if isinstance(item, AgentDeclaration) else item
+                self._add(found, plugin, "agent", getattr(item, "name", ""), signed, AgentDeclaration)
         return _values(found)
 
     @cached_property
@@ -172,9 +173,9 @@ class Registry:
 
     @cached_property
     def observers(self) -> Sequence[tuple[str, Callable[[str, int, Event], None]]]:
-        """The `noa_event` implementations with their plugins' names."""
+        """The `noa_event` implementations with their plugins' names, each called with the arguments that it names."""
         calls: list[Any] = self._manager.hook.noa_event.get_hookimpls()
-        return [(impl.plugin_name, impl.function) for impl in sorted(calls, key=lambda i: i.plugin_name)]
+        return [(impl.plugin_name, _by_name(impl)) for impl in sorted(calls, key=lambda i: i.plugin_name)]
 
     def _named(self, hook: str, what: str, kind: type[T]) -> Mapping[str, T]:
         found: dict[str, tuple[str, T]] = {}
@@ -187,6 +188,10 @@ class Registry:
     def _schemes(self, hook: str, what: str, kind: type[T]) -> Mapping[str, type[T]]:
         found: dict[str, tuple[str, type[T]]] = {}
         for plugin, items in self._call(hook):
+            if not isinstance(items, Mapping):
+                raise PluginError(
+                    f"plugin '{plugin}': {hook} must give classes by URL scheme, got {items!r}", plugin=plugin
+                )
             for scheme, made in items.items():
                 if not (isinstance(made, type) and issubclass(made, kind)):
                     raise PluginError(f"plugin '{plugin}': {hook} must give classes of {kind.__name__}, got {made!r}",
@@ -200,8 +205,11 @@ class Registry:
         caller = getattr(self._manager.hook, hook)
         for impl in sorted(caller.get_hookimpls(), key=lambda i: i.plugin_name):
             try:
-                calls.append((impl.plugin_name, impl.function()))
-            except Exception as error:  # foreign code: whatever a hook raises
+                items = impl.function()
+                if not isinstance(items, Iterable):
+                    raise TypeError(f"expected a list or a mapping, got {items!r}")
+                calls.append((impl.plugin_name, items))
+            except (Exception, SystemExit) as error:  # foreign code: whatever a hook raises
                 raise PluginError(
                     f"plugin '{impl.plugin_name}': {hook} raised {type(error).__name__}: {error}",
                     plugin=impl.plugin_name,
@@ -232,6 +240,16 @@ class Registry:
             )
 
 
+def _by_name(impl: Any) -> Callable[[str, int, Event], None]:
+    names, function = set(impl.argnames), impl.function
+
+    def observe(run_id: str, seq: int, event: Event) -> None:
+        given = {"run_id": run_id, "seq": seq, "event": event}
+        function(**{name: value for name, value in given.items() if name in names})
+
+    return observe
+
+
 def _values(found: Mapping[str, tuple[str, T]]) -> dict[str, T]:
     return {name: item for name, (_, item) in sorted(found.items())}
 
@@ -245,7 +263,7 @@ def _load_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # foreign code: whatever the file raises
+    except (Exception, SystemExit) as error:  # foreign code: whatever the file raises
         raise PluginError(f"plugin file {path} cannot be imported: {type(error).__name__}: {error}",
                           plugin=path.stem) from error  # fmt: skip
     return module

@@ -1,5 +1,6 @@
 """The core by itself: which task starts when, with which inputs, and how failures spread. No clock, no I/O."""
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -462,3 +463,14 @@ def test_stage_type_that_answers_nonsense_fails_its_stage_and_is_named(
     assert done.state.failure.code == "STAGE_TYPE_FAILED"
     assert said in done.state.failure.message
     assert "'odd'" in done.state.failure.message
+
+
+def test_cost_of_an_iteration_does_not_grow_with_the_loop(registry: Registry, compile_stages: Compile) -> None:
+    loop = {"name": "l", "type": "loop", "for_each": "${{ inputs.items }}", "tasks": [task("x")]}
+    took = {}
+    for count in (500, 4000):
+        sim = Simulation(compile_stages(loop), succeed(), registry=registry, inputs={"items": list(range(count))})
+        began = time.process_time()
+        sim.run()
+        took[count] = (time.process_time() - began) / count
+    assert took[4000] < 3 * took[500]

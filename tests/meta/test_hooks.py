@@ -335,7 +335,7 @@ async def test_hook_noa_event(tmp_path: Path) -> None:
     result = await noa.run(ONE_TASK, {"words": "x"}, registry=registry, home=tmp_path / "home")
     assert result.succeeded
     [(name, observe)] = [item for item in registry.observers if item[0] == "mine"]
-    seen = observe.__globals__["seen"]
+    seen = inspect.unwrap(observe).__globals__["seen"]
     assert name == "mine"
     assert [seq for _, seq, _ in seen] == list(range(1, len(seen) + 1))
     assert {run for run, _, _ in seen} == {result.run_id}

@@ -279,12 +279,12 @@ class _View:
 
 
 def _check_blocks(stage: StageNode, blocks: Iterable[Block]) -> None:
-    seen = set(stage.blocks)
+    seen: set[str] = set()
     for block in blocks:
         if block.template not in stage.plan.templates:
             known = ", ".join(stage.plan.templates)
             raise ValueError(f"it opened a block of template '{block.template}', known are: {known}")
-        if block.key in seen:
+        if block.key in seen or block.key in stage.blocks:
             raise ValueError(f"it opened two blocks under the key '{block.key}'")
         seen.add(block.key)
 

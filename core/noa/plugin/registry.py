@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -243,6 +243,7 @@ class Registry:
 def _by_name(impl: Any) -> Callable[[str, int, Event], None]:
     names, function = set(impl.argnames), impl.function
 
+    @wraps(function)
     def observe(run_id: str, seq: int, event: Event) -> None:
         given = {"run_id": run_id, "seq": seq, "event": event}
         function(**{name: value for name, value in given.items() if name in names})

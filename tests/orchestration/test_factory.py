@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 import threading
@@ -12,10 +13,10 @@ from typing import Any
 import pytest
 
 from noa.errors import UsageError
-from noa.model.execution import Stage, Succeeded, Waiting
+from noa.model.execution import Assignment, Outcome, Stage, Succeeded, Waiting
 from noa.model.ids import RunId
 from noa.model.plan import Timeouts
-from noa.plugin import AgentDeclaration
+from noa.plugin import AgentConnection, AgentContext, AgentDeclaration, AgentHealth, AgentKind, Observe, hookimpl
 from noa.sdk import Agent, action
 
 
@@ -221,6 +222,79 @@ async def test_higher_priority_goes_first_among_those_that_wait(bench: Any, even
     await bench.factory.cancel(holder.execution_id)
     await asyncio.gather(holding, *tasks)
     assert order == [5, 1, 0]
+
+
+async def test_attempt_that_still_waits_once_the_agent_has_started_says_that_it_waits_for_a_slot(
+    bench: Any, eventually: Any
+) -> None:
+    declare(bench, Single)
+    seen: dict[str, list[Any]] = {"first": [], "second": []}
+    tasks = {name: bench.task("busy", "forever") for name in seen}
+    running = [asyncio.create_task(bench.factory.execute(tasks[name], seen[name].append)) for name in seen]
+    await eventually(lambda: len(seen["second"]) > 1)
+    assert seen["first"] == [Stage("starting_agent"), Stage("running")]
+    assert seen["second"] == [Stage("starting_agent"), Stage("queued"), Waiting("agent", "busy")]
+    await bench.factory.cancel(tasks["first"].execution_id)
+    await eventually(lambda: seen["second"][3:] == [Stage("running")])
+    await bench.factory.cancel(tasks["second"].execution_id)
+    await asyncio.gather(*running)
+
+
+class Raising(AgentConnection):
+    """A plugin's connection, in which a call of the factory raises."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    async def start(self) -> AgentHealth:
+        return self._raise_in("start") or AgentHealth("serving")
+
+    async def execute(self, assignment: Assignment, observe: Observe) -> Outcome:
+        return self._raise_in("execute") or Succeeded()
+
+    async def health(self) -> AgentHealth:
+        return AgentHealth("serving")
+
+    async def cancel(self, **options: Any) -> bool:
+        return False
+
+    async def close(self, *, grace_s: float) -> None:
+        pass
+
+    def _raise_in(self, where: str) -> None:
+        if where == self._where:
+            raise ZeroDivisionError("line one\nline two")
+
+
+class RaisingKind(AgentKind):
+    name = "raising"
+
+    def check(self, declaration: AgentDeclaration) -> str | None:
+        return None
+
+    def connect(self, declaration: AgentDeclaration, replica: int, context: AgentContext) -> AgentConnection:
+        return Raising(declaration.options["where"])
+
+
+@pytest.mark.parametrize(("where", "code"), [("start", "AGENT_START_FAILED"), ("execute", "INTERNAL")])
+async def test_connection_of_a_plugin_that_raises_is_one_line_of_the_log_and_its_traceback_is_for_debugging(
+    bench: Any, caplog: pytest.LogCaptureFixture, where: str, code: str
+) -> None:
+    class Plugin:
+        @hookimpl
+        def noa_agent_kinds(self) -> Any:
+            return [RaisingKind()]
+
+    bench.factory._registry.register(Plugin(), "raising")
+    declare(bench, None, kind="raising", options={"where": where})
+    with caplog.at_level(logging.DEBUG, logger="noa.orchestration"):
+        failure = await bench.execute("busy", "quick")
+    assert (failure.code, "ZeroDivisionError: line one" in failure.message) == (code, True)
+    told = [record for record in caplog.records if record.levelno > logging.DEBUG]
+    assert [(record.levelname, record.exc_info) for record in told] == [("WARNING", None)]
+    assert "ZeroDivisionError" in told[0].getMessage()
+    assert "\n" not in told[0].getMessage()
+    assert [record.exc_info is not None for record in caplog.records if record.levelno == logging.DEBUG] == [True]
 
 
 async def test_release_calls_the_agents_hook(bench: Any) -> None:

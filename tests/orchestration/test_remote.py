@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,16 @@ async def test_address_where_nothing_answers_is_a_start_failure_that_names_it(be
     assert f"does not answer (UNAVAILABLE). Address: {address}" in failure.message
 
 
+async def test_start_timeout_shorter_than_the_connect_timeout_ends_the_wait_for_an_answer(bench: Any) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    declaration = AgentDeclaration("near", kind="remote", addresses=(address,), start_timeout_s=0.3)
+    bench.factory.add({"near": declaration})
+    began = time.monotonic()
+    failure = await bench.execute("near", "echo")
+    assert failure.code == "AGENT_START_FAILED"
+    assert time.monotonic() - began < 5, "the default of connect_timeout_s is 10 s"
+
+
 async def test_missing_token_is_a_start_failure_that_names_the_variable(bench: Any) -> None:
     declare(bench, "127.0.0.1:1", token_env="NOT_SET_ANYWHERE")
     assert "NOT_SET_ANYWHERE, which is not set" in (await bench.execute("far", "echo")).message
@@ -144,7 +155,39 @@ async def test_mutual_tls(bench: Any, tmp_path: Path) -> None:
 def test_declarations_are_checked() -> None:
     kind = RemoteKind()
     assert "has no addresses" in (kind.check(AgentDeclaration("a", kind="remote")) or "")
-    assert "'nowhere' is not host:port" in (kind.check(AgentDeclaration("a", addresses=("nowhere",))) or "")
+    assert "'nowhere' has no port: host:port is expected" in (
+        kind.check(AgentDeclaration("a", addresses=("nowhere",))) or ""
+    )
     options = {"cert_file": "x"}
     assert "needs both" in (kind.check(AgentDeclaration("a", addresses=("h:1",), options=options)) or "")
     assert kind.check(AgentDeclaration("a", addresses=("h:1",))) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "wrong"),
+    [
+        ("http://h:1", "is a URL"),
+        ("dns:///h:1", "is a URL"),
+        ("https://h", "is a URL"),
+        ("h:1/path", "has a path"),
+        ("h", "has no port"),
+        ("h:", "has no port"),
+        ("[::1]", "has no port"),
+        (":1", "has no host"),
+        ("h:x", "has port 'x', which is not a number from 1 to 65535"),
+        ("h:\u00b2", "is not a number"),
+        ("h:0", "is not a number"),
+        ("h:65536", "is not a number"),
+        ("::1", "needs brackets"),
+    ],
+)
+def test_address_that_is_not_host_and_port_is_refused_with_what_is_wrong(address: str, wrong: str) -> None:
+    refusal = RemoteKind().check(AgentDeclaration("a", kind="remote", addresses=("fine:1", address))) or ""
+    assert refusal.startswith(f"agent 'a': address '{address}' ")
+    assert wrong in refusal
+    assert "host:port is expected" in refusal
+
+
+@pytest.mark.parametrize("address", ["h:1", "127.0.0.1:65535", "[::1]:50051", "agents.example.org:443", "unix:/run/a"])
+def test_address_of_host_and_port_is_taken(address: str) -> None:
+    assert RemoteKind().check(AgentDeclaration("a", kind="remote", addresses=(address,))) is None

@@ -104,7 +104,9 @@ class AgentFactory:
         except NoaError as error:
             outcome = _failure(error, assignment.agent)
         except Exception as error:  # foreign code: an agent kind of a plugin
-            log.exception("agent '%s': the connection failed", assignment.agent)
+            # The failure tells it to the person whose task it is; the traceback is for the plugin's author.
+            log.warning("agent '%s': the connection failed: %r", assignment.agent, error)
+            log.debug("agent '%s': the connection failed", assignment.agent, exc_info=error)
             outcome = Failure.of(InternalError(f"agent '{assignment.agent}': {type(error).__name__}: {error}"))
         finally:
             if attempt.forced:
@@ -188,11 +190,16 @@ class AgentFactory:
         return outcome
 
     async def _slot(self, attempt: Attempt, pool: Pool) -> Supervisor:
-        attempt.pool = pool
-        attempt.observe(_QUEUED if pool.started else _STARTING)
-        if pool.started:
+        def queued() -> None:
+            attempt.observe(_QUEUED)
             attempt.observe(Waiting("agent", attempt.assignment.agent))
-        return await pool.take(attempt.assignment.priority)
+
+        attempt.pool = pool
+        if pool.started:
+            queued()
+            return await pool.take(attempt.assignment.priority)
+        attempt.observe(_STARTING)
+        return await pool.take(attempt.assignment.priority, on_queued=queued)
 
     def _rest(self, attempt: Attempt, pool: Pool, replica: Supervisor, refused: Failure) -> None:
         """An agent refused the work: it did nothing, so the attempt queues again, elsewhere first."""

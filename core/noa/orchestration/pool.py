@@ -50,6 +50,7 @@ class Pool:
         self._least = len(declaration.addresses) or max(1, declaration.min_replicas)
         self._queue_limit = int(declaration.options.get("queue_limit", QUEUE_LIMIT))
         self._waiting: dict[int, OrderedDict[int, asyncio.Future[Supervisor]]] = {}
+        self._untold: dict[int, Callable[[], None]] = {}
         self._count = 0
         self._numbers = 0
         self._wake: asyncio.TimerHandle | None = None
@@ -75,8 +76,13 @@ class Pool:
             return only
         return self._least_loaded()
 
-    async def take(self, priority: int) -> Supervisor:
+    async def take(self, priority: int, on_queued: Callable[[], None] | None = None) -> Supervisor:
         """Wait for a slot, by priority and then in order of arrival; starts replicas where they are needed.
+
+        Args:
+            priority: Higher goes first.
+            on_queued: Called, at most once, when the agent has started and there is no slot for this one yet; must
+                not raise.
 
         Raises:
             QueueFullError: Too many wait already.
@@ -96,7 +102,7 @@ class Pool:
                 agent=self.declaration.name,
                 limit=self._queue_limit,
             )
-        return await self._wait(priority)
+        return await self._wait(priority, on_queued)
 
     def give(self, replica: Supervisor) -> None:
         """Give a slot back."""
@@ -145,12 +151,14 @@ class Pool:
         self._fail_waiting(QueueFullError(f"agent '{self.declaration.name}' is being closed"))
         await asyncio.gather(*(replica.close(grace_s=grace_s) for replica in self.replicas))
 
-    async def _wait(self, priority: int) -> Supervisor:
+    async def _wait(self, priority: int, on_queued: Callable[[], None] | None) -> Supervisor:
         self._numbers += 1
         number = self._numbers
         slot: asyncio.Future[Supervisor] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(-priority, OrderedDict())[number] = slot
         self._count += 1
+        if on_queued is not None:
+            self._untold[number] = on_queued
         self._scale_up()
         try:
             return await slot
@@ -165,6 +173,7 @@ class Pool:
         queue = self._waiting.get(key)
         if queue is not None and queue.pop(number, None) is not None:
             self._count -= 1
+            self._untold.pop(number, None)
             if not queue:
                 del self._waiting[key]
 
@@ -223,6 +232,13 @@ class Pool:
             self._dispatch()
             if self._count and all(r.state == "serving" or not r.hopeful for r in self.replicas):
                 self._scale_up()
+            if self._untold and self.started:
+                self._tell_queued()
+
+    def _tell_queued(self) -> None:
+        untold, self._untold = self._untold, {}
+        for tell in untold.values():
+            tell()
 
     def _start_error(self) -> NoaError:
         failed = [replica for replica in self.replicas if replica.error is not None]
@@ -230,6 +246,7 @@ class Pool:
 
     def _fail_waiting(self, error: NoaError) -> None:
         waiting, self._waiting, self._count = self._waiting, {}, 0
+        self._untold.clear()
         for queue in waiting.values():
             for slot in queue.values():
                 if not slot.done():

@@ -32,8 +32,8 @@ class RemoteConnection(GrpcConnection):
         options = self._declaration.options
         address = self._declaration.addresses[self._replica]
         loop = asyncio.get_running_loop()
-        connect_s = float(options.get("connect_timeout_s", _CONNECT_TIMEOUT_S))
-        start_s = max(connect_s, self._declaration.start_timeout_s)
+        start_s = self._declaration.start_timeout_s
+        connect_s = min(float(options.get("connect_timeout_s", _CONNECT_TIMEOUT_S)), start_s)
         try:
             self._open(self._make_channel(address), self._read_token())
             health = await self._until_serving(loop.time() + start_s, loop.time() + connect_s)

@@ -167,7 +167,8 @@ class Supervisor:
         except NoaError as error:
             self._start_failed(error)
         except Exception as error:  # foreign code: an agent kind of a plugin
-            log.exception("agent %s: the agent kind '%s' failed", self._name, self._kind.name)
+            log.warning("agent %s: the agent kind '%s' failed: %r", self._name, self._kind.name, error)
+            log.debug("agent %s: the agent kind '%s' failed", self._name, self._kind.name, exc_info=error)
             self._start_failed(AgentStartError(
                 f"agent '{self._declaration.name}': kind '{self._kind.name}' failed: {type(error).__name__}: {error}",
                 agent=self._declaration.name,

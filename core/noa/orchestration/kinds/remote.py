@@ -6,12 +6,15 @@ from noa.plugin import AgentConnection, AgentContext, AgentDeclaration, AgentKin
 
 __all__ = ["RemoteKind"]
 
+_PORT_MAX = 65_535
+
 
 class RemoteKind(AgentKind):
     """Agents at `addresses`; each address is a replica.
 
     Options: `token_env` or `token_file`; TLS with `ca_file` (or `tls: true` for the system's roots), `cert_file` and
-    `key_file` for mutual TLS, `server_name`; `connect_timeout_s` (10), `health_interval_s` (2), `health_silence_s` (5).
+    `key_file` for mutual TLS, `server_name`; `connect_timeout_s` (10, and never more than the declaration's
+    `start_timeout_s`), `health_interval_s` (2), `health_silence_s` (5).
     """
 
     name = "remote"
@@ -22,9 +25,11 @@ class RemoteKind(AgentKind):
         if not declaration.addresses:
             return f"agent '{name}' is remote and has no addresses: give host:port of each replica"
         for address in declaration.addresses:
-            host, _, port = address.rpartition(":")
-            if not address.startswith("unix:") and (not host or not port.isdigit()):
-                return f"agent '{name}': address '{address}' is not host:port"
+            if wrong := _wrong_address(address):
+                return (
+                    f"agent '{name}': address '{address}' {wrong}: host:port is expected, such as localhost:50051"
+                    + (". TLS is switched on by options.tls or options.ca_file" if address.startswith("https:") else "")
+                )
         if bool(declaration.options.get("cert_file")) != bool(declaration.options.get("key_file")):
             return f"agent '{name}': mutual TLS needs both options.cert_file and options.key_file"
         return None
@@ -34,3 +39,23 @@ class RemoteKind(AgentKind):
         from noa.orchestration.remote import RemoteConnection
 
         return RemoteConnection(declaration, replica, context)
+
+
+def _wrong_address(address: str) -> str:
+    """What is wrong with an address, to stand after it in a sentence; empty where it can be dialled."""
+    if address.startswith("unix:"):
+        return ""
+    if "://" in address:
+        return "is a URL"
+    if "/" in address:
+        return "has a path"
+    host, colon, port = address.rpartition(":")
+    if not colon or not port or address.endswith("]"):
+        return "has no port"
+    if not host:
+        return "has no host"
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        return "needs brackets around its IPv6 address"
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= _PORT_MAX):
+        return f"has port '{port}', which is not a number from 1 to {_PORT_MAX}"
+    return ""

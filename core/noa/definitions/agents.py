@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from noa.definitions.models import AgentModel
+from noa.definitions.models import AgentModel, TaskModel
 from noa.definitions.problems import known, place
 from noa.definitions.source import NodePath, Source
 from noa.errors import Problem
@@ -14,7 +14,10 @@ from noa.model.plan import AgentSpec
 from noa.plugin.interfaces import ActionInfo, AgentDeclaration
 from noa.plugin.registry import Registry
 
-__all__ = ["AgentChecks", "agent_declaration", "agent_spec"]
+__all__ = ["AgentChecks", "agent_declaration", "agent_spec", "unknown_inputs"]
+
+_OTHER_WAYS = ("$ref", "allOf", "anyOf", "oneOf", "if", "patternProperties")
+"""Keywords by which a schema may have properties that its `properties` do not list."""
 
 
 def agent_spec(name: str, model: AgentModel, source: Source) -> AgentSpec:
@@ -49,14 +52,45 @@ def agent_declaration(spec: AgentSpec) -> AgentDeclaration:
     )
 
 
+def unknown_inputs(source: Source, task: TaskModel, info: ActionInfo, path: NodePath) -> list[Problem]:
+    """A warning for each input that a task names and that its action does not announce.
+
+    Only where the action's schema says what it takes: it lists properties, and neither `additionalProperties` nor
+    another keyword lets more in.
+    """
+    schema = info.input_schema
+    names = schema.get("properties")
+    more = schema.get("additionalProperties", False) is not False
+    if not isinstance(task.inputs, dict) or not names or more or any(key in schema for key in _OTHER_WAYS):
+        return []
+    found = []
+    for name in task.inputs:
+        if name not in names:
+            message = f"action '{info.name}' of agent '{task.agent}' announces no input '{name}'. {known(name, names)}"
+            problem = source.problem(
+                "UNKNOWN_TASK_INPUT",
+                place(source, path) + message,
+                (*path, "inputs", name),
+                key=True,
+                severity="warning",
+            )
+            found.append(problem)
+    return found
+
+
 @dataclass(slots=True)
 class AgentChecks:
-    """Checks the agents and actions of one document; each agent is asked once."""
+    """Checks the agents and actions of one document; each agent is asked once.
+
+    `written` is what stands under `agents`: an entry that is wrong has its own problem, so that nobody is blamed for
+    naming it.
+    """
 
     source: Source
     registry: Registry
     problems: list[Problem]
     specs: Mapping[str, AgentSpec]
+    written: Any = None
     _actions: dict[str, Mapping[str, ActionInfo] | None] = field(default_factory=dict)
 
     def check(self, agent: str, action: str, path: NodePath) -> ActionInfo | None:
@@ -74,7 +108,10 @@ class AgentChecks:
         return actions.get(action)
 
     def _unknown(self, agent: str, path: NodePath) -> None:
-        every = [*self.specs, *self.registry.agents]
+        written = {} if self.written is None else self.written
+        if not isinstance(written, dict) or agent in written:
+            return
+        every = [*self.specs, *written, *self.registry.agents]
         message = f"{place(self.source, path)}agent '{agent}' is not known. {known(agent, every)}"
         hint = "Install the plugin that brings it, or declare it under 'agents'."
         if "${{" in agent:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from noa.definitions.agents import AgentChecks, agent_spec
+from noa.definitions.agents import AgentChecks, agent_spec, unknown_inputs
 from noa.definitions.cycles import WaitGraph, cycle_problems
 from noa.definitions.drafts import PLACEHOLDER, StageDraft
 from noa.definitions.inputs import compile_inputs
@@ -103,7 +103,7 @@ class _Compiler:
         self.actions: dict[tuple[str, str, int], ActionInfo] = {}
         self.paths: dict[tuple[str, str, int], NodePath] = {}
         self.specs = {name: agent_spec(name, model, source) for name, model in workflow.agents.items()}
-        self.agents = AgentChecks(source, registry, problems, self.specs)
+        self.agents = AgentChecks(source, registry, problems, self.specs, source.data["workflow"].get("agents"))
         self._collect(drafts)
         self.inputs = compile_inputs(source, workflow, problems)
         declared = {name: spec.schema for name, spec in self.inputs.items()} if workflow.inputs else None
@@ -394,6 +394,7 @@ class _Compiler:
             info = self.agents.check(model.agent, model.action, task.path)
             if info is not None:
                 self.actions[draft.name, spec.name, index] = info
+                self.problems += unknown_inputs(self.source, model, info, task.path)
         return None
 
     def _child_inputs(self, plan: Plan, task: _Task) -> None:

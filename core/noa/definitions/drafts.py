@@ -21,6 +21,8 @@ PLACEHOLDER = "?"
 
 _STAGES: NodePath = ("workflow", "stages")
 _COMMON_KEYS = tuple(StageModel.model_fields)
+_NAMING_KEYS = ("name", "agent", "action", "workflow")
+"""Keys of a task that its name may come from, or whose absence makes it a placeholder."""
 
 
 @dataclass(slots=True)
@@ -64,7 +66,7 @@ def read_workflow(source: Source, problems: list[Problem]) -> WorkflowModel | No
         return None
     stand_in = {"name": "unnamed", "stages": [None]}
     rest: WorkflowModel | None = _validated(
-        source, WorkflowModel, stand_in | shallow["workflow"], ("workflow",), [], again=True
+        source, WorkflowModel, shallow["workflow"], ("workflow",), [], again=True, stand_in=stand_in
     )
     return rest
 
@@ -89,7 +91,12 @@ def _read_stage(
         )
         return None
     kind = _kind(source, types, raw, path, problems)
-    type_keys = _keys(kind.options) if kind else list(raw)
+    if kind is not None:
+        type_keys = _keys(kind.options)
+    elif "type" in raw:
+        type_keys = list(raw)  # which keys its type would have is not known
+    else:
+        type_keys = [key for each in types.values() for key in _keys(each.options)]
     for key in raw:
         if key not in _COMMON_KEYS and key not in type_keys:
             message = f"{place(source, path)}unknown key '{key}'. {known(key, [*_COMMON_KEYS, *type_keys])}"
@@ -98,7 +105,7 @@ def _read_stage(
     model = _validated(source, StageModel, common, path, problems)
     if model is None:
         stand_in = {"name": f"stage-{index + 1}", "type": "?"}
-        model = _validated(source, StageModel, stand_in | common, path, [])
+        model = _validated(source, StageModel, common, path, [], again=True, stand_in=stand_in)
     if model is None:
         return None
     draft = StageDraft(model.name, path, model, kind)
@@ -122,18 +129,41 @@ def _kind(
 def _read_options(
     source: Source, kind: StageType, raw: dict[str, Any], draft: StageDraft, problems: list[Problem]
 ) -> None:
-    draft.options = _validated(source, kind.options, raw, draft.path, problems)
-    draft.whole = draft.options is not None
-    if draft.options is None:
+    wrong: list[NodePath] = []
+    try:
+        draft.options = kind.options.model_validate(raw)
+    except ValidationError as error:
+        problems += model_problems(source, error, kind.options, draft.path)
+        wrong = _places(error)
         draft.options = _validated(source, kind.options, raw, draft.path, [], again=True)
     if draft.options is None:
         return
     try:
         draft.specs = list(kind.templates(draft.options))
+        draft.whole = not any(_hides_names(place, draft.specs) for place in wrong)
     except Exception as error:  # foreign code: a plugin's stage type
         draft.whole = False
         message = f"{place(source, draft.path)}stage type '{kind.name}' cannot read its options: {error}"
         problems.append(source.problem("STAGE_TYPE_FAILED", message, draft.path))
+
+
+def _places(error: ValidationError) -> list[NodePath]:
+    """Where the node stands that each mistake makes unusable: a missing key that which should have it."""
+    found = []
+    for item in error.errors(include_url=False):
+        found.append(item["loc"][:-1] if item["type"] == "missing" else item["loc"])
+    return found
+
+
+def _hides_names(loc: NodePath, specs: Sequence[TemplateSpec]) -> bool:
+    """Whether a mistake at this place of a stage may leave tasks, or their names, unknown."""
+    if not loc:
+        return True
+    for spec in specs:
+        inside = loc[len(spec.path) + 1 :]
+        if loc[: len(spec.path)] == tuple(spec.path) and inside and inside[0] not in _NAMING_KEYS:
+            return False
+    return any(loc[0] == spec.path[0] for spec in specs)
 
 
 def _keys(model: type[BaseModel]) -> list[str]:
@@ -141,12 +171,22 @@ def _keys(model: type[BaseModel]) -> list[str]:
 
 
 def _validated(
-    source: Source, model: type[Any], raw: Any, path: NodePath, problems: list[Problem], *, again: bool = False
+    source: Source,
+    model: type[Any],
+    raw: Any,
+    path: NodePath,
+    problems: list[Problem],
+    *,
+    again: bool = False,
+    stand_in: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The model, or None with its problems. With `again` what is wrong is left out until the rest fits."""
+    """The model, or None with its problems.
+
+    With `again` what is wrong is left out until the rest fits; `stand_in` has values for keys that are then not there.
+    """
     for _ in range(4):
         try:
-            return model.model_validate(raw)
+            return model.model_validate({**stand_in, **raw} if stand_in else raw)
         except ValidationError as error:
             problems += model_problems(source, error, model, path)
             if not again:
@@ -158,10 +198,8 @@ def _validated(
 def _pruned(raw: Any, error: ValidationError) -> Any:
     """A copy without the parts that are wrong; a task that is wrong as a whole becomes a placeholder."""
     copy = raw
-    items = error.errors(include_url=False)
-    for item in sorted(items, key=lambda e: [str(part).zfill(8) for part in e["loc"]], reverse=True):
-        loc = item["loc"][:-1] if item["type"] == "missing" else item["loc"]
-        copy = _without(copy, tuple(loc))
+    for loc in sorted(_places(error), key=lambda place: [str(part).zfill(8) for part in place], reverse=True):
+        copy = _without(copy, loc)
     return copy
 
 

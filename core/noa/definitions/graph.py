@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from noa.model.plan import BlockTemplate, Plan, StagePlan, TaskPlan
+from noa.model.plan import BlockTemplate, Expression, Plan, StagePlan, TaskPlan, Template
 
 __all__ = ["GraphNode", "critical_path", "iter_in_order", "plan_dict", "plan_mermaid", "plan_text"]
+
+_HEADS = ("for_each", "while", "until")
+"""Options that say how often a stage's tasks are run."""
 
 
 class GraphNode(NamedTuple):
@@ -94,10 +97,11 @@ def plan_text(plan: Plan) -> str:
     ]
     for stage in plan.stages.values():
         lines.append(_stage_line(stage))
-        for template in stage.templates.values():
+        for number, template in enumerate(stage.templates.values()):
             indent = "  "
-            if len(stage.templates) > 1:
-                lines.append(f"  {template.name}")
+            when = _branch_condition(stage, number)
+            if len(stage.templates) > 1 or when:
+                lines.append(f"  {template.name}{when}")
                 indent = "    "
             width = max((len(t.name) for t in template.tasks), default=0)
             lines += [indent + _task_line(task, template, width) for task in template.tasks]
@@ -118,14 +122,42 @@ def _stage_line(stage: StagePlan) -> str:
         parts.append(f"on {stage.run_on}")
     if stage.when is not None:
         parts.append(f"when {stage.when.text}")
+    parts += [f"{key} {_short(stage.options[key])}" for key in _HEADS if stage.options.get(key) is not None]
     return "  ".join(parts)
+
+
+def _branch_condition(stage: StagePlan, number: int) -> str:
+    """The condition of a stage's task graph as `  when …`; empty where it has none."""
+    branches = stage.options.get("branches")
+    branch = branches[number] if isinstance(branches, list) and number < len(branches) else None
+    when = branch.get("when") if isinstance(branch, dict) else None
+    return f"  when {when.text}" if isinstance(when, Expression) else ""
+
+
+def _short(template: Template) -> str:
+    """What a stage repeats over, in words."""
+    if isinstance(template, Expression):
+        return template.text
+    return _count(len(template), "item") if isinstance(template, list) else str(template)
+
+
+def _amount(pool: str, amount: float) -> str:
+    """An amount of a pool; memory in the largest binary unit that it fills."""
+    if pool != "memory":
+        return f"{amount:.10g}"
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+    power = 0
+    while amount >= 1024 and power < len(units) - 1:
+        amount /= 1024
+        power += 1
+    return f"{amount:.4g} {units[power]}"
 
 
 def _task_line(task: TaskPlan, template: BlockTemplate, width: int) -> str:
     asked = f"workflow {task.workflow}" if task.workflow else f"{task.agent} · {task.action}"
     waits = [f"{template.tasks[edge.index].name} ({edge.kind})" for edge in task.edges]
     waits += [f"{d.stage}/{d.task} (data)" if d.task else f"{d.stage} (data)" for d in task.depends_on]
-    waits += [f"{pool} {amount:g} (resource)" for pool, amount in task.resources.items()]
+    waits += [f"{pool} {_amount(pool, amount)} (resource)" for pool, amount in task.resources.items()]
     when = f"  when {task.when.text}" if task.when else ""
     return f"{task.name:{width}}  {asked}" + (f"  after {', '.join(waits)}" if waits else "") + when
 

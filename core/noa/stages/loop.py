@@ -14,14 +14,21 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from pydantic_core import PydanticCustomError
 
 from noa.definitions import ExpressionError, ExpressionText, Scope, TaskList
+from noa.errors import NoaError
 from noa.model.events import Block
 from noa.plugin.interfaces import BlockView, Opening, StageType, StageView, TemplateSpec
 from noa.stages.conditions import holds
 
-__all__ = ["DEFAULT_MAX_ITERATIONS", "LoopOptions", "LoopStage"]
+__all__ = ["DEFAULT_MAX_ITERATIONS", "LoopLimitError", "LoopOptions", "LoopStage"]
 
 DEFAULT_MAX_ITERATIONS = 10_000
 """Bound of a `for_each` that gives none."""
+
+
+class LoopLimitError(NoaError):
+    """A loop would go on beyond its `max_iterations`. The stage fails; what its iterations did stays done."""
+
+    code: ClassVar[str] = "LOOP_LIMIT"
 
 
 def _items(value: Any) -> Any:
@@ -92,8 +99,8 @@ class LoopStage(StageType):
                                   stage=stage.plan.name)  # fmt: skip
         most = options["max_iterations"] or DEFAULT_MAX_ITERATIONS
         if len(items) > most:
-            raise ExpressionError(f"stage '{stage.plan.name}': for_each gave {len(items):,} items, max_iterations is "
-                                  f"{most:,}; raise it, or give fewer", stage=stage.plan.name)  # fmt: skip
+            raise LoopLimitError(f"stage '{stage.plan.name}': for_each gave {len(items):,} items, max_iterations is "
+                                 f"{most:,}; raise it, or give fewer", stage=stage.plan.name)  # fmt: skip
         count = min(options["max_parallel"], len(items))
         blocks = [self._item_block(options, items, index, None) for index in range(count)]
         return Opening(blocks, {"items": items})
@@ -124,6 +131,6 @@ class LoopStage(StageType):
         if not again:
             return Opening()
         if index >= options["max_iterations"]:
-            raise ExpressionError(f"stage '{stage.plan.name}': not done after {index:,} iterations, the most that "
-                                  f"max_iterations allows", stage=stage.plan.name)  # fmt: skip
+            raise LoopLimitError(f"stage '{stage.plan.name}': not done after {index:,} iterations, the most that "
+                                 f"max_iterations allows", stage=stage.plan.name)  # fmt: skip
         return Opening([Block("main", str(index), bindings)])

@@ -99,6 +99,50 @@ CASES: dict[str, tuple[Any, ...]] = {
         ("MISSING_KEY", "missing key 'name'"),
     ),
     "type of a stage is missing": (stages(f"- §name: s\n  tasks: [{OK}]"), ("MISSING_KEY", "missing key 'type'")),
+    "type of a stage is misspelled": (
+        stages(f"- §name: s\n  §typ: parallel\n  tasks: [{OK}]"),
+        ("MISSING_KEY", "stage 's': missing key 'type'"),
+        ("UNKNOWN_KEY", "Did you mean 'type'?"),
+    ),
+    "a wrong value of a stage hides nothing of its tasks": (
+        stages(
+            "- name: s\n  type: parallel\n  max_parallel: §0\n  recovery: [§agian]\n  depends_on: [§x]\n  tasks:\n"
+            "    - {agent: §nobody, action: go, needs: [§a], resources: {licence: §1}, recovery: [§retyr]}"
+        ),
+        ("WRONG_VALUE", "'max_parallel': expected a value greater than or equal to 1"),
+        ("UNKNOWN_RECOVERY", "'agian'"),
+        ("UNKNOWN_STAGE", "stage 'x'"),
+        ("UNKNOWN_AGENT", "'nobody'"),
+        ("UNKNOWN_TASK", "'a'"),
+        ("UNKNOWN_POOL", "'licence'"),
+        ("UNKNOWN_RECOVERY", "'retyr'"),
+    ),
+    "a wrong option of a stage type hides nothing of its tasks": (
+        stages(
+            "- name: s\n  type: loop\n  for_each: [1]\n  max_iterations: §0\n  tasks:\n"
+            "    - {agent: §nobody, action: go, priority: §high, needs: [§a]}"
+        ),
+        ("WRONG_VALUE", "'max_iterations'"),
+        ("UNKNOWN_AGENT", "'nobody'"),
+        ("WRONG_TYPE", "'priority'"),
+        ("UNKNOWN_TASK", "'a'"),
+    ),
+    "a wrong name of a stage or of the workflow hides nothing": (
+        stages("- name: §a/b\n  type: parallel\n  tasks: [{agent: §nobody, action: go}]").replace(
+            "name: w", "name: §w/x"
+        ),
+        ("INVALID_NAME", "w/x"),
+        ("INVALID_NAME", "a/b"),
+        ("UNKNOWN_AGENT", "'nobody'"),
+    ),
+    "nobody is blamed for naming a broken agent": (
+        f"workflow:\n  name: w\n  agents:\n    mine: {{§comand: [x]}}\n    other: §5\n  stages:\n    - name: s\n"
+        "      type: parallel\n      tasks:\n        - {agent: mine, action: go, name: a}\n"
+        f"        - {{agent: mine, action: go, name: b}}\n"
+        f"        - {{agent: other, action: go, name: c}}\n        - {OK}\n",
+        ("UNKNOWN_KEY", "Did you mean 'command'?"),
+        ("WRONG_TYPE", "expected a mapping"),
+    ),
     "tasks are missing": (stages("- §name: s\n  type: parallel"), ("MISSING_KEY", "missing key 'tasks'")),
     "no tasks": (stages("- name: s\n  type: parallel\n  tasks: §[]"), ("EMPTY", "expected at least one")),
     "stage is text": (stages("- §hello"), ("WRONG_TYPE", "stage 1: expected a mapping, got text")),

@@ -6,10 +6,14 @@ import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from noa.definitions import agent_declaration, load_plan, parse_plan, pinned_texts
+from noa.definitions.agents import unknown_inputs
+from noa.definitions.models import TaskModel
+from noa.definitions.source import Source
 from noa.errors import DefinitionError, Problem
 from noa.model.plan import (
     Dependency,
@@ -22,7 +26,7 @@ from noa.model.plan import (
     TaskPlan,
     Timeouts,
 )
-from noa.plugin import Registry
+from noa.plugin import ActionInfo, Registry
 
 ROOT = Path(__file__).parents[3]
 PlanOf = Callable[..., Plan]
@@ -464,3 +468,54 @@ workflow:
         ("UNKNOWN_AGENT", 11),
     ]
     assert [p.line for p in found].count(9) == 1
+
+
+def test_an_input_that_the_action_does_not_announce_is_a_warning(registry: Registry) -> None:
+    warnings: list[Problem] = []
+    parse_plan(
+        """
+workflow:
+  name: w
+  stages:
+    - name: s
+      type: parallel
+      tasks:
+        - agent: shop
+          action: count
+          inputs:
+            toal: 1
+            total: 2
+        - {agent: shop, action: buy, inputs: {anything: 1}}
+        - {agent: any, action: go, inputs: {anything: 1}}
+        - {agent: shop, action: count, name: whole, inputs: "${{ inputs }}"}
+""",
+        "t.yaml",
+        registry=registry,
+        warnings=warnings,
+    )
+    assert [(w.code, w.severity, w.line, w.column) for w in warnings] == [("UNKNOWN_TASK_INPUT", "warning", 11, 13)]
+    assert warnings[0].message == (
+        "stage 's': task 'count': action 'count' of agent 'shop' announces no input 'toal'. "
+        "Known: total. Did you mean 'total'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("schema", "warned"),
+    [
+        ({"properties": {"a": {}}}, True),
+        ({"properties": {"a": {}}, "additionalProperties": False}, True),
+        ({"properties": {"a": {}}, "additionalProperties": True}, False),
+        ({"properties": {"a": {}}, "additionalProperties": {"type": "integer"}}, False),
+        ({"properties": {"a": {}}, "patternProperties": {"^x": {}}}, False),
+        ({"properties": {"a": {}}, "allOf": [{"properties": {"x": {}}}]}, False),
+        ({"properties": {}, "type": "object"}, False),
+        ({"type": "object"}, False),
+        ({}, False),
+    ],
+)
+def test_inputs_are_compared_only_where_the_schema_says_what_is_taken(schema: dict[str, Any], warned: bool) -> None:
+    source = Source("t.yaml", "", {})
+    task = TaskModel.model_validate({"agent": "x", "action": "go", "inputs": {"x": 1}})
+    found = unknown_inputs(source, task, ActionInfo("go", input_schema=schema), ())
+    assert [p.code for p in found] == (["UNKNOWN_TASK_INPUT"] if warned else [])

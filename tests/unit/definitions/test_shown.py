@@ -73,11 +73,47 @@ def test_the_graph_as_text_says_what_waits_for_what(plan_of: Callable[..., Plan]
     assert plan_text(plan_of(GRAPH)) == (
         "w 2\n3 stages, 6 tasks\n\n"
         "first  parallel\n  a  any · go\n  b  any · go  after a (needs)\n"
-        "pick  conditional  after first\n  branch0\n    c  any · go\n"
+        "pick  conditional  after first\n  branch0  when inputs.x\n    c  any · go\n"
         "  else\n    d  any · go\n    e  any · go  after d (chain)\n"
         "side  parallel\n  f  any · go  after first/b (data), cpu 2 (resource)\n\n"
         "critical path (4 tasks): first/a → first/b → pick/d → pick/e"
     )
+
+
+def test_the_graph_as_text_shows_memory_in_binary_units_and_the_heads_of_loops_and_branches(
+    plan_of: Callable[..., Plan],
+) -> None:
+    lines = plan_text(
+        plan_of("""
+workflow:
+  name: w
+  stages:
+    - name: one
+      type: conditional
+      branches: [{when: inputs.x > 1, tasks: [{agent: any, action: go, resources: {memory: 64Mi, cpu: 0.5}}]}]
+    - name: each
+      type: loop
+      for_each: "${{ inputs.names }}"
+      tasks: [{agent: any, action: go, resources: {memory: 1.5GiB}}]
+    - name: listed
+      type: loop
+      for_each: [1, 2]
+      tasks: [{agent: any, action: go, resources: {memory: 100}}]
+    - {name: while, type: loop, while: index < 3, max_iterations: 5, tasks: [{agent: any, action: go}]}
+    - {name: until, type: loop, until: index > 3, max_iterations: 5, tasks: [{agent: any, action: go}]}
+""")
+    ).split("\n")
+    for line in (
+        "  branch0  when inputs.x > 1",
+        "    go  any · go  after memory 64 MiB (resource), cpu 0.5 (resource)",
+        "each  loop  for_each inputs.names",
+        "  go  any · go  after memory 1.5 GiB (resource)",
+        "listed  loop  for_each 2 items",
+        "  go  any · go  after memory 100 B (resource)",
+        "while  loop  while index < 3",
+        "until  loop  until index > 3",
+    ):
+        assert line in lines
 
 
 def test_the_graph_as_mermaid_has_every_edge_with_its_kind(plan_of: Callable[..., Plan]) -> None:

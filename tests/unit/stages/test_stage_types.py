@@ -25,6 +25,7 @@ from noa.plugin import (
     hookimpl,
 )
 from noa.stages import BUILTIN_STAGE_TYPES
+from noa.stages.loop import LoopLimitError
 
 TASK = {"name": "t", "agent": "any", "action": "go"}
 
@@ -184,10 +185,10 @@ class TestForEach:
 
     def test_too_many_items_name_both_numbers(self) -> None:
         plan = stage_of(type="loop", for_each="${{ inputs.n }}", max_iterations=3, tasks=[TASK])
-        with pytest.raises(ExpressionError, match=r"gave 4 items, max_iterations is 3"):
+        with pytest.raises(LoopLimitError, match=r"gave 4 items, max_iterations is 3"):
             Driver(plan, {"inputs": {"n": [1, 2, 3, 4]}}).run()
         plain = stage_of(type="loop", for_each="${{ inputs.n }}", tasks=[TASK])
-        with pytest.raises(ExpressionError, match=r"gave 10,001 items, max_iterations is 10,000"):
+        with pytest.raises(LoopLimitError, match=r"gave 10,001 items, max_iterations is 10,000"):
             Driver(plain, {"inputs": {"n": [0] * 10_001}}).run()
 
     def test_what_is_no_list_is_an_error(self) -> None:
@@ -230,8 +231,9 @@ class TestWhileAndUntil:
     def test_a_loop_that_does_not_end_is_an_error_at_its_bound(self) -> None:
         plan = stage_of(type="loop", max_iterations=3, tasks=[TASK], **{"while": "true"})
         driver = Driver(plan)
-        with pytest.raises(ExpressionError, match="not done after 3 iterations"):
+        with pytest.raises(LoopLimitError, match="not done after 3 iterations") as caught:
             driver.run()
+        assert caught.value.to_dict()["code"] == "LOOP_LIMIT"
         assert [b.key for b in driver.opened] == ["0", "1", "2"]
 
     def test_an_end_exactly_at_the_bound_is_none(self) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
 from noa.definitions.models import DefinitionModel, StageModel, TaskModel, WorkflowModel
 from noa.definitions.problems import kind_of, known, model_problems, place
@@ -136,15 +136,45 @@ def _read_options(
         problems += model_problems(source, error, kind.options, draft.path)
         wrong = _places(error)
         draft.options = _validated(source, kind.options, raw, draft.path, [], again=True)
+    at_odds = draft.options is None
+    if at_odds:
+        draft.options = _each_key(kind.options, raw)
     if draft.options is None:
         return
     try:
         draft.specs = list(kind.templates(draft.options))
-        draft.whole = not any(_hides_names(place, draft.specs) for place in wrong)
+        if at_odds:  # the type's keys contradict each other: which names its expressions have is not known
+            draft.specs = [replace(spec, tasks=_without_expressions(spec.tasks)) for spec in draft.specs]
+        draft.whole = at_odds or not any(_hides_names(place, draft.specs) for place in wrong)
     except Exception as error:  # foreign code: a plugin's stage type
         draft.whole = False
+        if at_odds:
+            return
         message = f"{place(source, draft.path)}stage type '{kind.name}' cannot read its options: {error}"
         problems.append(source.problem("STAGE_TYPE_FAILED", message, draft.path))
+
+
+def _each_key(model: type[BaseModel], raw: dict[str, Any]) -> BaseModel | None:
+    """The model of keys that fit, each by itself, but not together; None where one does not fit or is missing."""
+    try:
+        model.model_validate(raw)
+    except ValidationError as error:
+        if any(item["loc"] for item in error.errors(include_url=False)):
+            return None
+    values = {}
+    for name, info in model.model_fields.items():
+        key = info.alias or name
+        if key in raw:
+            hint: Any = Annotated[info.annotation, *info.metadata, None]
+            try:
+                values[key] = TypeAdapter(hint).validate_python(raw[key])
+            except (ValidationError, PydanticUserError):  # its model knows more than its annotation says
+                return None
+    return model.model_construct(**values)
+
+
+def _without_expressions(tasks: Sequence[TaskModel]) -> list[TaskModel]:
+    return [task.model_copy(update={"inputs": None, "when": None}) for task in tasks]
 
 
 def _places(error: ValidationError) -> list[NodePath]:

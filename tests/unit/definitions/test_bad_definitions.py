@@ -127,6 +127,16 @@ CASES: dict[str, tuple[Any, ...]] = {
         ("WRONG_TYPE", "'priority'"),
         ("UNKNOWN_TASK", "'a'"),
     ),
+    "keys of a stage type that are at odds hide nothing of its tasks": (
+        stages(
+            "- §name: s\n  type: loop\n  max_iterations: 3\n  tasks:\n"
+            "    - {agent: §nobody, action: go, needs: [§a], recovery: [§retyr], inputs: {x: '${{ item }}'}}"
+        ),
+        ("WRONG_VALUE", "exactly one of 'for_each', 'while' and 'until'"),
+        ("UNKNOWN_AGENT", "'nobody'"),
+        ("UNKNOWN_TASK", "'a'"),
+        ("UNKNOWN_RECOVERY", "'retyr'"),
+    ),
     "a wrong name of a stage or of the workflow hides nothing": (
         stages("- name: §a/b\n  type: parallel\n  tasks: [{agent: §nobody, action: go}]").replace(
             "name: w", "name: §w/x"

@@ -84,6 +84,8 @@ class Inputs:
             model = _model(function.__name__, fields, where)
             self.bind = _bind_fields(model, fields, self.context if rest else None)
             self.schema = _schema(TypeAdapter(model), where, "validation")
+            if rest and fields:
+                self.schema["additionalProperties"] = True
 
 
 class Outputs:
@@ -246,7 +248,7 @@ def _schema(
     except PydanticUserError as error:
         raise PluginError(f"{where}: a type has no JSON Schema: {error.message}", plugin="") from error
     schema.pop("title", None)
-    if schema.get("additionalProperties") is True:
+    if schema.get("additionalProperties") is True and "properties" not in schema:
         del schema["additionalProperties"]
     return schema
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -121,16 +122,41 @@ def main(args: list[str] | None = None) -> Any:
         code = NoaCommand.CANCELLED
     except BrokenPipeError:
         code = _reader_gone()
+    except OSError as error:
+        if not _came_from_output(error):
+            raise
+        code = _output_lost(error)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         code = _reader_gone()
+    except OSError as error:
+        code = _output_lost(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _reader_gone() -> int:
     """The reader of our output went away, as in `noa runs | head -1`: end as a program that got SIGPIPE does."""
-    # What is still buffered must not be written again when the interpreter ends.
+    _drop_buffered()
+    return 128 + signal.SIGPIPE
+
+
+def _came_from_output(error: OSError) -> bool:
+    """Whether printing failed; another file's fault must not pass for it."""
+    import traceback  # only on this way: it costs milliseconds at every start
+
+    return any(frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def _output_lost(error: OSError) -> int:
+    """Our output could not be written, such as to a full device: nobody must take what is there for all of it."""
+    _drop_buffered()
+    with contextlib.suppress(OSError):
+        click.echo(f"error: the output could not be written: {error.strerror or error}", err=True)
+    return NoaCommand.FAILED
+
+
+def _drop_buffered() -> None:
+    """What is still buffered must not be written again when the interpreter ends."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno())
-    return 128 + signal.SIGPIPE

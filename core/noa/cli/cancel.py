@@ -86,7 +86,8 @@ async def _ended(runtime: Runtime, record: RunRecord) -> str:
     """Wait for the end, and bring it about where nobody drives the run; the last status."""
     import asyncio
 
-    from noa.errors import OwnershipError, RunStateError
+    from noa.cli.session import plugin_needed
+    from noa.errors import DefinitionError, OwnershipError, PluginError, RunStateError
 
     while True:
         try:
@@ -96,6 +97,8 @@ async def _ended(runtime: Runtime, record: RunRecord) -> str:
             pass  # a live engine has it, and sees the signal
         except RunStateError:
             pass  # it has just ended
+        except (DefinitionError, PluginError) as error:
+            raise plugin_needed(record.run_id, error) from error
         current = await runtime.journal.run(record.run_id)
         if current.status in _OVER:
             return current.status

@@ -8,8 +8,6 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 
-import click
-
 from noa.cli.command import NoaCommand, print_json
 from noa.cli.session import run_async
 from noa.cli.summary import exit_code, result_dict, summary_lines
@@ -17,6 +15,7 @@ from noa.cli.watch import Watch, choose_watch
 from noa.engine.engine import Running
 from noa.engine.state import RunState
 from noa.errors import JournalError, OwnershipError
+from noa.model.ids import RunId
 from noa.runtime import Runtime, Settings, current_actor
 
 __all__ = ["Begin", "drive"]
@@ -30,8 +29,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def drive(settings: Settings, begin: Begin, *, as_json: bool, quiet: bool, verbose: bool) -> int:
     """Run to the end; the exit code.
 
-    The first SIGINT or SIGTERM cancels the run, the second stops at once and leaves it to be resumed. Either way no
-    agent's process is left.
+    The first SIGINT or SIGTERM cancels the run, the second stops at once and leaves it to a resume to finish the
+    cancellation. Either way no agent's process is left.
+
+    Raises:
+        OSError: stdout took no more, such as a full device; the run went to its end nevertheless.
     """
     return run_async(lambda: _drive(settings, begin, as_json=as_json, quiet=quiet, verbose=verbose))
 
@@ -54,14 +56,22 @@ async def _drive(settings: Settings, begin: Begin, *, as_json: bool, quiet: bool
                     )
                     raise
     if state is None:
-        click.echo(f"stopped; run {running.run_id} is not over. Go on with: noa resume {running.run_id}", err=True)
+        watch.write(_stopped(running.run_id, cancelled=watch.cancel_recorded(running.run_id)))
         return NoaCommand.CANCELLED
     if as_json:
         print_json(result_dict(state))
     elif not quiet or state.status != "succeeded":
         for line in summary_lines(state):
             watch.write(line, sys.stderr if quiet else sys.stdout)
+    if watch.lost is not None:
+        raise watch.lost
     return exit_code(state.status)
+
+
+def _stopped(run: RunId, *, cancelled: bool) -> str:
+    if cancelled:
+        return f"stopped; the cancellation of run {run} is recorded and not finished. Finish it with: noa resume {run}"
+    return f"stopped; run {run} is not over. Go on with: noa resume {run}"
 
 
 class _Interrupts:
@@ -102,7 +112,10 @@ class _Interrupts:
         self._count += 1
         if self._count == 1 and self._running is not None:
             run = self._running.run_id
-            self._watch.say(f"cancelling the run; again (Ctrl-C) stops at once and leaves it to `noa resume {run}`")
+            self._watch.say(
+                "cancelling the run; again (Ctrl-C) stops at once, and "
+                f"`noa resume {run}` then finishes the cancellation"
+            )
             cancel = self._running.cancel(actor=current_actor(), reason="interrupted")
             self._cancelling = asyncio.get_running_loop().create_task(cancel)
         else:

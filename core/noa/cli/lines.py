@@ -8,6 +8,7 @@ from noa.cli.text import clock_time, duration, one_line, plural
 from noa.cli.watch import Watch
 from noa.model.events import (
     AttemptFailed,
+    AttemptSucceeded,
     CancelRequested,
     Event,
     RecoveryChosen,
@@ -21,6 +22,7 @@ from noa.model.events import (
     TaskSkipped,
 )
 from noa.model.execution import Log, Observation, Progress
+from noa.model.ids import TaskPath
 from noa.monitoring.progress import StageView, TaskView
 
 __all__ = ["LineWatch", "progress_text"]
@@ -33,6 +35,8 @@ _MANY = 100
 class LineWatch(Watch):
     """One line for each stage and task that begins or ends, and for progress at most every five seconds a task.
 
+    A task begins when its agent does: while it waits for a resource, a slot or the agent, nothing is said of it.
+
     Args:
         verbose: Also every log line, and single tasks of large stages.
     """
@@ -42,7 +46,8 @@ class LineWatch(Watch):
         self._stream = stream
         self._verbose = verbose
         self._told_ms: dict[str, int] = {}
-        self._ended = False
+        self._begun: dict[TaskPath, int] = {}
+        self._waiting: set[TaskPath] = set()
 
     def show_event(self, event: Event) -> None:
         for text in self._lines(event):
@@ -50,6 +55,12 @@ class LineWatch(Watch):
 
     def show_observation(self, task: TaskView, observation: Observation) -> None:
         now_ms = self.now_ms
+        if task.status == "queued":
+            self._waiting.add(task.path)
+        elif task.status == "running":
+            self._waiting.discard(task.path)
+            for text in self._begin(task):
+                self.write(f"{clock_time(now_ms)} {text}", self._stream)
         if isinstance(observation, Log) and (self._verbose or observation.level in ("warning", "error")):
             text = one_line(observation.message, 2_000)
             self.write(
@@ -86,23 +97,44 @@ class LineWatch(Watch):
 
     def _task_lines(self, event: Event, task: TaskView) -> list[str]:
         path = task.path
+        begun = self._begun_unseen(event, task)
+        if isinstance(event, AttemptFailed) or task.over:
+            self._waiting.discard(path)
+        if task.over:
+            self._begun.pop(path, None)
         match event:
-            case TaskScheduled(attempt=attempt):
-                again = f" (attempt {attempt})" if attempt > 1 else ""
-                on = f" on {task.agent}" if task.agent else ""
-                return [f"{path} started{on}{again}"] if self._tells(task.stage) else []
+            case TaskScheduled():
+                return self._begin(task) if task.sub_workflow else []
             case TaskSkipped(reason=reason):
                 return [f"{path} skipped: {reason}"] if self._tells(task.stage) else []
             case AttemptFailed(failure=failure, attempt=attempt) if task.status != "cancelled":
-                return [f"{path} attempt {attempt} failed: {one_line(str(failure), 500)}"]
+                return [*begun, f"{path} attempt {attempt} failed: {one_line(str(failure), 500)}"]
             case RecoveryChosen() if task.status == "retrying":
                 return [f"{path} is tried again in {duration(max(0, task.retry_at_ms - event.at_ms))}"]
             case TaskFailed():
                 return [f"{path} failed in {duration(task.duration_ms(event.at_ms))}"]
         if task.over and self._tells(task.stage):
             degraded = " (degraded)" if task.degraded else ""
-            return [f"{path} {task.status} in {duration(task.duration_ms(event.at_ms))}{degraded}"]
+            return [*begun, f"{path} {task.status} in {duration(task.duration_ms(event.at_ms))}{degraded}"]
         return self._stage_progress(task, event.at_ms)
+
+    def _begin(self, task: TaskView) -> list[str]:
+        """Say once of each attempt that it begins."""
+        if self._begun.get(task.path) == task.attempt or not self._tells(task.stage):
+            return []
+        self._begun[task.path] = task.attempt
+        again = f" (attempt {task.attempt})" if task.attempt > 1 else ""
+        on = f" on {task.agent}" if task.agent else ""
+        return [f"{task.path} started{on}{again}"]
+
+    def _begun_unseen(self, event: Event, task: TaskView) -> list[str]:
+        """An attempt that ended without anything seen of it had begun; one that was last seen waiting had not."""
+        match event:
+            case AttemptSucceeded():
+                return self._begin(task)
+            case AttemptFailed() if task.status != "cancelled" and task.path not in self._waiting:
+                return self._begin(task)
+        return []
 
     def _stage_progress(self, task: TaskView, at_ms: int) -> list[str]:
         stage = self.model.stages[task.stage]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import chain
 from typing import IO, Self
 
 from rich.console import Console, Group
@@ -22,6 +23,7 @@ _EVERY_S = 0.1
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _MARKS = {
     "pending": ("·", "dim"),
+    "queued": ("…", "yellow"),
     "retrying": ("↻", "yellow"),
     "succeeded": ("✓", "green"),
     "skipped": ("-", "dim"),
@@ -109,7 +111,7 @@ def draw(model: ProgressModel, now_ms: int, *, width: int, height: int) -> list[
         shown = (active + rest)[: room - 1]
         lines.append(Text(f"  … {len(stages) - len(shown)} more stages", "dim"))
     left = max(0, room - len(shown) - (len(shown) < len(stages)))
-    share = left // max(1, sum(1 for s in shown if s.running or s.counts.get("failed")))
+    share = left // max(1, sum(1 for s in shown if s.running or s.queued or s.counts.get("failed")))
     for stage in shown:
         lines.append(_stage_line(stage, now_ms, width, bar=True))
         lines += [_task_line(t, now_ms, width) for t in _worth_showing(stage, share)]
@@ -126,7 +128,7 @@ def _worth_showing(stage: StageView, most: int) -> list[TaskView]:
                 found.append(task)
                 if len(found) * 2 >= most:
                     break
-    for task in stage.running.values():
+    for task in chain(stage.running.values(), stage.queued.values()):
         if len(found) >= most:
             break
         found.append(task)
@@ -169,6 +171,8 @@ def _stage_line(stage: StageView, now_ms: int, width: int, *, bar: bool = False)
         line.append(f"  {stage.done:,}/{stage.total:,}", "dim")
     if bar and (running := len(stage.running)):
         line.append(f"  {running:,} running", "cyan")
+    if bar and (queued := len(stage.queued)):
+        line.append(f"  {queued:,} queued", "yellow")
     if failed := stage.counts.get("failed", 0):
         line.append(f"  {failed:,} failed", "red")
     if stage.started_ms:
@@ -194,6 +198,9 @@ def _task_line(task: TaskView, now_ms: int, width: int) -> Text:
         line.append(f"  again in {duration(max(0, task.retry_at_ms - now_ms))}", "yellow")
     if task.status == "running":
         _append_progress(line, task, width)
+    elif task.status == "queued":
+        waits = f": {task.activity}" if task.activity not in ("", "queued") else ""
+        line.append(f"  queued{waits}", "yellow")
     elif task.failure is not None:
         line.append(f"  {one_line(str(task.failure))}", "red")
     elif task.reason:
@@ -205,8 +212,6 @@ def _task_line(task: TaskView, now_ms: int, width: int) -> Text:
 def _append_progress(line: Text, task: TaskView, width: int) -> None:
     progress: Progress | None = task.progress
     if progress is None:
-        if task.activity and task.activity != "running":
-            line.append(f"  {task.activity}", "yellow")
         return
     fraction = progress.fraction
     if fraction is None and progress.done is not None and progress.total:

@@ -49,8 +49,9 @@ def command(
     Exit codes as of `noa run`.
     """
     from noa.cli.drive import drive
-    from noa.cli.session import find_run
+    from noa.cli.session import find_run, plugin_needed
     from noa.cli.watch import KEPT_TASKS
+    from noa.errors import DefinitionError, PluginError
     from noa.model.events import RunCreated
     from noa.monitoring.progress import ProgressModel
 
@@ -59,7 +60,10 @@ def command(
         history = await runtime.journal.read(record.run_id)
         created = history[0][1]
         assert isinstance(created, RunCreated)
-        plan = await runtime.engine.pinned_plan(created)
+        try:
+            plan = await runtime.engine.pinned_plan(created)
+        except (DefinitionError, PluginError) as error:
+            raise plugin_needed(record.run_id, error) from error
         watch.model = ProgressModel(plan, keep=KEPT_TASKS)
         watch.run_id = record.run_id
         for _, event in history:

@@ -55,8 +55,8 @@ def command(
     On a terminal the run is drawn live; elsewhere one line is printed for each stage and task that begins or ends. With
     --json stdout gets one JSON object at the end, and nothing else.
 
-    Ctrl-C cancels the run; a second Ctrl-C stops at once and leaves it to `noa resume`. Should the process die, nothing
-    that was done is lost: `noa resume RUN` goes on.
+    Ctrl-C cancels the run; a second Ctrl-C stops at once, and `noa resume RUN` then finishes the cancellation. Should
+    the process die, nothing that was done is lost: `noa resume RUN` goes on.
 
     Exit codes: 0 succeeded, 1 failed, 2 the definition or the call is wrong, 3 cancelled, 4 waiting.
     """

@@ -9,6 +9,7 @@ from noa.cli.command import NoaCommand, home_option, json_option, print_json, se
 __all__ = ["command"]
 
 _STATUSES = ["pending", "running", "waiting", "succeeded", "failed", "cancelled", "rolled_back", "rollback_failed"]
+_OVER = frozenset({"succeeded", "failed", "cancelled", "rolled_back", "rollback_failed"})
 
 
 @click.command(cls=NoaCommand, name="runs", short_help="List runs, newest first.")
@@ -51,7 +52,8 @@ def command(*, status: str | None, workflow: str | None, limit: int, as_json: bo
     rows = [["RUN", "WORKFLOW", "STATUS", "STARTED", "TOOK"]]
     for record in records:
         state = record.status + (" (degraded)" if record.degraded else "")
-        took = duration(max(0, record.updated_at_ms - record.created_at_ms))
+        ended_ms = record.updated_at_ms if record.status in _OVER else now
+        took = duration(max(0, ended_ms - record.created_at_ms))
         rows.append([record.run_id, record.workflow, state, age(record.created_at_ms, now), took])
     for line in columns(rows):
         click.echo(line)

@@ -10,17 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from noa.cli.text import one_line
 from noa.definitions import parse_plan
 from noa.engine.state import RunState
-from noa.errors import DefinitionError, PluginError, RunNotFoundError
+from noa.errors import DefinitionError, NoaError, PluginError, RunNotFoundError, UsageError
 from noa.model.events import Event, RunCreated
+from noa.model.execution import Observation, Stage, Waiting
+from noa.model.ids import TaskPath
 from noa.model.plan import Plan
 from noa.monitoring.progress import ProgressModel
 from noa.plugin import Journal, Registry, RunRecord
 from noa.runtime import Settings, open_journal
-from noa.storage import ObservationStore
+from noa.storage import ObservationStore, is_dead
 
-__all__ = ["History", "Store", "find_run", "now_ms", "open_store", "run_async"]
+__all__ = ["History", "Store", "find_run", "is_driven", "now_ms", "open_store", "plugin_needed", "run_async"]
 
 T = TypeVar("T")
 
@@ -92,6 +95,30 @@ class Store:
             view.settle({path: task.status for path, task in state.tasks.items()})
         return History(record, events, plan, state, view, problem)
 
+    async def seen(self, history: History) -> dict[TaskPath, Observation]:
+        """The latest Stage or Waiting of each task that has an attempt going on."""
+        found: dict[TaskPath, Observation] = {}
+        going = {t.path: t.attempt for s in history.view.stages.values() for t in s.tasks.values() if not t.over}
+        if not (self.home / "observations.db").is_file():
+            return found
+        async with self.observations() as observations:
+            after = 0
+            while batch := observations.read(history.record.run_id, after_id=after):
+                for entry in batch:
+                    after = entry.id
+                    task = TaskPath(entry.task)
+                    if going.get(task) == entry.attempt:
+                        at = entry.observation
+                        found[task] = at if isinstance(at, Stage | Waiting) else Stage("running")
+        return found
+
+    async def watch_now(self, history: History) -> None:
+        """Fold into the view what was last seen of its attempts. One that waits is always seen; others are at work."""
+        seen = await self.seen(history)
+        for stage in history.view.stages.values():
+            for task in list(stage.queued.values()):
+                history.view.observe(task.path, task.attempt, seen.get(task.path, Stage("running")))
+
     @asynccontextmanager
     async def observations(self) -> AsyncIterator[ObservationStore]:
         """Logs and progress."""
@@ -125,6 +152,19 @@ def _check_home(settings: Settings) -> None:
             f"no runs: the state folder {settings.home.absolute()} does not exist. Begin one with `noa run FILE`, or "
             "name another folder with --home or NOA_HOME"
         )
+
+
+def is_driven(record: RunRecord) -> bool:
+    """Whether a live engine holds the run's lease."""
+    return bool(record.owner) and record.lease_until_ms > now_ms() and not is_dead(record.owner)
+
+
+def plugin_needed(run: str, error: NoaError) -> UsageError:
+    """What to say where a run's definition, which was right when it began, cannot be read now."""
+    return UsageError(
+        f"run {run} cannot go on without the plugins with which it was begun: name each by --plugin FILE.py. "
+        f"Missing now: {one_line(error.message, 200)}"
+    )
 
 
 async def find_run(journal: Journal, run: str, home: Path) -> RunRecord:

@@ -36,7 +36,10 @@ def command(run: str, *, as_json: bool, plugins: tuple[str, ...], home: str | No
 
     async def read() -> History:
         async with open_store(settings_of(home, plugins)) as store:
-            return await store.history(run)
+            history = await store.history(run)
+            if not history.view.finished_ms:
+                await store.watch_now(history)
+            return history
 
     history = run_async(read)
     if as_json:
@@ -56,6 +59,7 @@ def _dict(history: History) -> dict[str, Any]:
         "version": view.version,
         "status": view.status,
         "degraded": view.degraded,
+        "cancel_reason": view.cancelling or None,
         "created_at_ms": view.created_ms,
         "finished_at_ms": view.finished_ms or None,
         "owner": history.record.owner,
@@ -108,6 +112,8 @@ def _lines(history: History) -> list[str]:
         ["started", timestamp(view.created_ms)],
         ["took" if view.finished_ms else "going on for", duration(view.duration_ms(now))],
     ]
+    if view.cancelling and view.status in ("cancelled", "running"):
+        head.append(["reason" if view.finished_ms else "cancelling", one_line(view.cancelling)])
     if view.resumed:
         head.append(["resumed", f"{view.resumed} times" if view.resumed > 1 else "once"])
     head += [[f"input {name}", short_json(value)] for name, value in view.inputs.items()]

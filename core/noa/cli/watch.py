@@ -8,7 +8,7 @@ from typing import IO, Self
 import click
 
 from noa.cli.session import now_ms
-from noa.model.events import Event, RunCreated
+from noa.model.events import CancelRequested, Event, RunCreated
 from noa.model.execution import Observation
 from noa.model.ids import RunId, TaskPath
 from noa.monitoring.progress import ProgressModel, TaskView
@@ -23,15 +23,22 @@ class Watch:
     """What the views share; by itself it shows nothing. `model` is set before the run begins.
 
     `on_event` and `on_observation` are what `noa.Runtime` takes; events of sub-workflows' runs are left out.
+
+    Attributes:
+        lost: Why stdout takes nothing more, such as a full device; None also where its reader just went away.
     """
 
     def __init__(self) -> None:
         self.model = ProgressModel(keep=KEPT_TASKS)
         self.run_id: RunId | None = None
-        self._reader_gone = False
+        self.lost: OSError | None = None
+        self._gone: list[IO[str]] = []
+        self._cancelled: set[RunId] = set()
 
     def on_event(self, run: RunId, seq: int, event: Event) -> None:
         """Take an event."""
+        if isinstance(event, CancelRequested):
+            self._cancelled.add(run)
         if self.run_id is None and isinstance(event, RunCreated):
             self.run_id = run
         if run == self.run_id:
@@ -56,13 +63,20 @@ class Watch:
         self.write(text)
 
     def write(self, text: str, stream: IO[str] | None = None) -> None:
-        """Print a line; a reader that went away does not end the run."""
-        if self._reader_gone:
+        """Print a line; an output that takes it no more does not end the run."""
+        stream = stream or sys.stderr
+        if stream in self._gone:
             return
         try:
-            click.echo(text, file=stream or sys.stderr)
-        except (OSError, ValueError):
-            self._reader_gone = True
+            click.echo(text, file=stream)
+        except (OSError, ValueError) as error:
+            self._gone.append(stream)
+            if stream is sys.stdout and isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+                self.lost = error
+
+    def cancel_recorded(self, run: RunId) -> bool:
+        """Whether the journal has it that the run is cancelled, so that a resume only ends it."""
+        return run in self._cancelled or bool(self.model.cancelling)
 
     async def __aenter__(self) -> Self:
         return self
@@ -80,7 +94,8 @@ class SilentWatch(Watch):
     """Spends nothing on a run that nobody watches."""
 
     def on_event(self, run: RunId, seq: int, event: Event) -> None:
-        pass
+        if isinstance(event, CancelRequested):
+            self._cancelled.add(run)
 
     def on_observation(self, run: RunId, task: TaskPath, attempt: int, observation: Observation) -> None:
         pass

@@ -9,7 +9,9 @@ import click
 from noa.cli.command import NoaCommand, home_option, json_option, plugin_option, print_json, run_argument, settings_of
 
 if TYPE_CHECKING:
-    from noa.cli.session import History, Store
+    from collections.abc import Mapping
+
+    from noa.cli.session import History
     from noa.engine.why import Wait
     from noa.model.execution import Observation
     from noa.model.ids import TaskPath
@@ -35,23 +37,19 @@ def command(run: str, *, as_json: bool, plugins: tuple[str, ...], home: str | No
       noa why latest
       noa why 20261122-2215 --json
     """
-    from noa.cli.session import now_ms, open_store, run_async
-    from noa.engine.why import explain_wait
-    from noa.errors import DefinitionError
+    from noa.cli.session import is_driven, open_store, run_async
 
     async def read() -> tuple[History, list[Wait], bool]:
         async with open_store(settings_of(home, plugins)) as store:
             history = await store.history(run)
             if history.view.finished_ms:
                 return history, [], False
-            if history.state is None:
-                raise DefinitionError(
-                    f"the definition of run {history.record.run_id} cannot be read now. Give the plugins with which it "
-                    f"was begun by --plugin FILE.py:\n{history.problem}"
-                )
-            driven = _driven(history, now_ms())
-            seen = await _seen(store, history) if driven else {}
-            return history, explain_wait(history.state, now_ms(), seen, driven=driven), driven
+            driven = is_driven(history.record)
+            for signal in await store.journal.signals([history.record.run_id]):
+                if signal.kind == "cancel" and not history.view.cancelling:
+                    history.view.cancelling = signal.reason or "cancelled"
+            seen = await store.seen(history) if driven else {}
+            return history, _waits(history, seen, driven=driven), driven
 
     history, waits, driven = run_async(read)
     if as_json:
@@ -61,33 +59,28 @@ def command(run: str, *, as_json: bool, plugins: tuple[str, ...], home: str | No
             click.echo(line)
 
 
-def _driven(history: History, now_ms: int) -> bool:
-    """Whether a live engine holds the run's lease."""
-    from noa.storage import is_dead
+def _waits(history: History, seen: Mapping[TaskPath, Observation], *, driven: bool) -> list[Wait]:
+    from noa.cli.session import now_ms
+    from noa.engine.why import explain_wait
 
-    record = history.record
-    return bool(record.owner) and record.lease_until_ms > now_ms and not is_dead(record.owner)
+    if history.state is None:
+        return _from_events(history, driven=driven)
+    return explain_wait(history.state, now_ms(), seen, driven=driven)
 
 
-async def _seen(store: Store, history: History) -> dict[TaskPath, Observation]:
-    """The latest Stage or Waiting of each task that has an attempt going on."""
-    from noa.model.execution import Stage, Waiting
-    from noa.model.ids import TaskPath
+def _from_events(history: History, *, driven: bool) -> list[Wait]:
+    """What the events alone tell, where the definition cannot be read: tasks that began and are not over."""
+    from noa.engine.why import Wait
 
-    assert history.state is not None
-    found: dict[TaskPath, Observation] = {}
-    running = {task.path: task.attempt for task in history.state.iter_running()}
-    if not (store.home / "observations.db").is_file():
-        return found
-    async with store.observations() as observations:
-        after = 0
-        while batch := observations.read(history.record.run_id, after_id=after):
-            for entry in batch:
-                after = entry.id
-                task = TaskPath(entry.task)
-                if running.get(task) == entry.attempt and isinstance(entry.observation, Stage | Waiting):
-                    found[task] = entry.observation
-    return found
+    waits = []
+    for stage in history.view.stages.values():
+        for task in stage.tasks.values():
+            if not task.over:
+                was = f"is not over (attempt {task.attempt})"
+                away = "" if driven else "; its engine went away"
+                since_ms = task.started_ms or None
+                waits.append(Wait(task.path, stage.name, "work" if driven else "engine", was + away, (), since_ms))
+    return waits
 
 
 def _dict(history: History, waits: list[Wait], driven: bool) -> dict[str, Any]:
@@ -102,6 +95,8 @@ def _dict(history: History, waits: list[Wait], driven: bool) -> dict[str, Any]:
         "status": view.status,
         "driven": driven,
         "owner": history.record.owner if driven else "",
+        "cancel_reason": view.cancelling or None,
+        "problem": history.problem,
         "waits": [asdict(wait) for wait in waits],
         "failure": failure_dict(view.failure),
     }
@@ -111,7 +106,7 @@ def _lines(history: History, waits: list[Wait], driven: bool) -> list[str]:
     from noa.cli.command import style
     from noa.cli.session import now_ms
     from noa.cli.summary import failure_lines
-    from noa.cli.text import duration
+    from noa.cli.text import duration, one_line
 
     view = history.view
     run = view.run_id
@@ -124,9 +119,27 @@ def _lines(history: History, waits: list[Wait], driven: bool) -> list[str]:
         host, *_ = history.record.owner.split(":")
         lines[0] += f"; it is driven by a live process on {host}"
     else:
-        lines.append(f"  no engine drives this run: go on with `noa resume {run}`, or end it with `noa cancel {run}`")
+        lines.append(_undriven(run, view.cancelling, "" if not history.problem else " --plugin FILE.py"))
+    if history.problem:
+        lines.append(
+            "  only what its events tell; to know more, name the plugins with which it was begun by --plugin FILE.py "
+            f"({one_line(history.problem, 150)})"
+        )
     for wait in waits[:_SHOWN]:
         lines.append(f"  {style(wait.subject, bold=True)} {wait.reason}")
     if len(waits) > _SHOWN:
         lines.append(f"  and {len(waits) - _SHOWN:,} more; --json has all")
     return lines
+
+
+def _undriven(run: str, cancelling: str, option: str) -> str:
+    from noa.cli.text import one_line
+
+    if cancelling:
+        return (
+            f"  no engine drives this run, and its cancellation is recorded ({one_line(cancelling)}): "
+            f"finish it with `noa resume {run}{option}`"
+        )
+    return (
+        f"  no engine drives this run: go on with `noa resume {run}{option}`, or end it with `noa cancel {run}{option}`"
+    )

@@ -119,7 +119,8 @@ def _left(state: RunState, task: TaskNode, now_ms: int) -> Wait:
     if task.status not in ("running", "cancelling"):
         return _task(state, task, now_ms, None)
     where = f"with agent '{task.agent}'" if task.agent else f"as sub-workflow '{task.plan.workflow}'"
-    reason = f"was going on {where} (attempt {task.attempt}) when its engine went away; a resume asks for it again"
+    next_ = "ends it, as the run's cancellation is recorded" if task.status == "cancelling" else "asks for it again"
+    reason = f"was going on {where} (attempt {task.attempt}) when its engine went away; a resume {next_}"
     return Wait(task.path, task.stage.plan.name, "engine", reason, since_ms=task.started_ms)
 
 

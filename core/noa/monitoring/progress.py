@@ -40,9 +40,12 @@ from noa.model.plan import Plan, StagePlan, TaskPlan
 __all__ = ["ProgressModel", "StageView", "TaskView", "ViewStatus"]
 
 ViewStatus: TypeAlias = Literal[
-    "pending", "running", "retrying", "succeeded", "skipped", "failed", "cancelled", "not_run"
+    "pending", "queued", "running", "retrying", "succeeded", "skipped", "failed", "cancelled", "not_run"
 ]
-"""Of a task or a stage as people see it; `not_run`: it ended without ever beginning."""
+"""Of a task or a stage as people see it.
+
+`queued`: handed over, and waits for a resource, a slot or its agent; `not_run`: it ended without ever beginning.
+"""
 
 _OVER = frozenset({"succeeded", "skipped", "failed", "cancelled", "not_run"})
 _RATE_WINDOW_MS = 10_000
@@ -53,6 +56,7 @@ class TaskView:
     """A task as people see it. Times in UTC epoch milliseconds, 0 where it has not happened.
 
     Attributes:
+        sub_workflow: Whether its work is a run of its own, of which nothing is observed here.
         activity: Where the attempt is: "queued", "starting agent", "waits for …", "running"; empty where not known.
         progress: Latest, of the attempt that is going on.
         retry_at_ms: When it is tried again.
@@ -62,6 +66,7 @@ class TaskView:
     stage: str
     agent: str = ""
     action: str = ""
+    sub_workflow: bool = False
     status: ViewStatus = "pending"
     attempt: int = 0
     started_ms: int = 0
@@ -96,6 +101,7 @@ class StageView:
     reason: str = ""
     tasks: dict[TaskPath, TaskView] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    queued: dict[TaskPath, TaskView] = field(default_factory=dict)
     running: dict[TaskPath, TaskView] = field(default_factory=dict)
 
     @property
@@ -184,19 +190,30 @@ class ProgressModel:
         if task is None or task.over or task.attempt != attempt:
             return None
         match observation:
-            case Progress():
-                task.progress = observation
             case Waiting(kind="agent", what=what):
-                task.activity = f"waits for agent {what}"
+                self._wait(task, f"waits for agent {what}")
             case Waiting(what=what):
-                task.activity = f"waits for {what}"
+                self._wait(task, f"waits for {what}")
             case Stage(name="starting_agent"):
-                task.activity = "starting agent"
-            case Stage(name=name):
-                task.activity = name
-            case Log() | OutputChunk():
-                pass
+                self._wait(task, "starting agent")
+            case Stage(name="queued"):
+                self._wait(task, "queued")
+            case Stage() | Log() | OutputChunk():
+                self._work(task)
+            case Progress():
+                self._work(task)
+                task.progress = observation
         return task
+
+    def _wait(self, task: TaskView, activity: str) -> None:
+        task.activity = activity
+        if task.status == "running":  # an overloaded agent gave it back
+            self._set(task, "queued")
+
+    def _work(self, task: TaskView) -> None:
+        if task.status == "queued":
+            task.activity = "running"
+            self._set(task, "running")
 
     def settle(self, statuses: Mapping[TaskPath, str]) -> None:
         """Take the exact statuses of the engine's state; events alone do not tell `cancelled` from `not_run`."""
@@ -219,7 +236,7 @@ class ProgressModel:
         self.resumed += 1
 
     def _cancel_requested(self, event: CancelRequested) -> None:
-        self.cancelling = event.reason or "cancelled"
+        self.cancelling = self.cancelling or event.reason or "cancelled"
 
     def _run_finished(self, event: RunFinished) -> None:
         self.status, self.outputs, self.failure = event.status, event.outputs, event.failure
@@ -283,6 +300,7 @@ class ProgressModel:
         task = TaskView(path, stage.name)
         if plan is not None:
             task.agent, task.action = plan.agent or "workflow", plan.action or plan.workflow or ""
+            task.sub_workflow = plan.workflow is not None
         stage.tasks[path] = task
         stage.counts["pending"] = stage.counts.get("pending", 0) + 1
         self.counts["pending"] = self.counts.get("pending", 0) + 1
@@ -301,7 +319,7 @@ class ProgressModel:
         task.started_ms = task.started_ms or event.at_ms
         task.agent, task.action = event.agent or task.agent, event.action or task.action
         task.activity, task.progress, task.retry_at_ms, task.finished_ms = "", None, 0, 0
-        self._set(task, "running")
+        self._set(task, "running" if task.sub_workflow else "queued")
 
     def _task_skipped(self, event: TaskSkipped) -> None:
         task = self._known(event.task)
@@ -364,10 +382,11 @@ class ProgressModel:
             counts[task.status] -= 1
             counts[status] = counts.get(status, 0) + 1
         task.status = status
-        if status == "running":
-            stage.running[task.path] = task
-        else:
-            stage.running.pop(task.path, None)
+        for name, going in (("queued", stage.queued), ("running", stage.running)):
+            if status == name:
+                going[task.path] = task
+            else:
+                going.pop(task.path, None)
 
 
 _FOLD: dict[type, Callable[[ProgressModel, Any], None]] = {

@@ -1,6 +1,7 @@
 """Runs that are interrupted, killed, cancelled from elsewhere and resumed: nothing lost, nothing twice, nobody left."""
 
 import json
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -43,11 +44,16 @@ def test_a_second_interrupt_stops_at_once_and_the_run_can_be_resumed(
     agent = int(noa.wait_file("held"))
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
-    assert "again (Ctrl-C) stops at once" in process.stderr.readline()
+    said = process.stderr.readline()
+    assert "again (Ctrl-C) stops at once, and `noa resume mine` then finishes the cancellation" in said
+    wait_for(lambda: noa("events", "mine", "--type", "cancel_requested").out)
     process.send_signal(signal.SIGINT)
     done = noa.end(process)
     assert done.code == 3
-    assert "Go on with: noa resume mine" in done.err
+    assert "the cancellation of run mine is recorded and not finished. Finish it with: noa resume mine" in done.err
+    why = noa("why", "mine").out
+    assert "its cancellation is recorded (interrupted): finish it with `noa resume mine`" in why
+    assert "a resume ends it" in why
     wait_for(lambda: not alive(agent))
     assert noa("resume", "mine").code == 3, "the cancellation was recorded, so going on ends it"
 
@@ -84,6 +90,8 @@ def test_a_run_is_cancelled_from_another_process(noa: Noa, definition: Define) -
     ended = noa.end(process)
     assert ended.code == 3
     assert "reason: wrong folder" in ended.out
+    assert "wrong folder" in noa("show", "mine").out
+    assert noa("show", "mine", "--json").json["cancel_reason"] == "wrong folder"
     again = noa("cancel", "mine", "--json")
     assert (again.code, again.json) == (0, {"run_id": "mine", "status": "cancelled"})
 
@@ -99,12 +107,30 @@ def test_a_run_that_nobody_drives_is_cancelled_without_executing_anything_again(
     assert not (noa.folder / "held").exists()
 
 
+def test_a_dead_run_without_its_plugin_says_that_the_plugin_is_needed(noa: Noa, definition: Define) -> None:
+    process = noa.start("run", definition([task("hold", noa)]), "--run-id", "mine")
+    noa.wait_file("held")
+    process.kill()
+    noa.end(process)
+    why = noa("why", "mine", plugin=False)
+    assert why.code == 0
+    assert "no engine drives this run: go on with `noa resume mine --plugin FILE.py`" in why.out
+    assert "s1/hold is not over (attempt 1); its engine went away" in why.out
+    for command in ("resume", "cancel"):
+        done = noa(command, "mine", plugin=False)
+        assert (done.code, done.out) == (2, "")
+        assert "without the plugins with which it was begun: name each by --plugin FILE.py" in done.err
+        assert "declare it under" not in done.err
+    assert "its cancellation is recorded (cancelled)" in noa("why", "mine", plugin=False).out
+
+
 def test_a_run_that_a_live_process_drives_is_not_taken_over(noa: Noa, definition: Define) -> None:
     process = noa.start("run", definition([task("hold", noa)]), "--run-id", "mine")
     noa.wait_file("held")
     done = noa("resume", "mine")
     assert done.code == 2
     assert "error[RUN_OWNED]" in done.err
+    assert re.search(r"mine .* running .*ago +[1-9][\d.]* (ms|s)$", noa("runs").out, re.M)
     why = noa("why", "latest").out
     assert "it is driven by a live process" in why
     assert "s1/hold runs 'hold' on agent 'helper' since" in why

@@ -157,6 +157,15 @@ def test_output_that_nobody_reads_ends_without_a_traceback(noa: Noa, definition:
     assert done.stderr == ""
 
 
+def test_output_to_a_full_device_is_one_line_and_exits_1(noa: Noa, definition: Define) -> None:
+    with Path("/dev/full").open("w") as full:
+        for args in (["run", definition(["greet"]), "--run-id", "mine"], ["runs"], ["show", "mine", "--json"]):
+            done = noa.end(noa.start(*args, stdout=full))
+            assert done.code == 1
+            assert done.err == "error: the output could not be written: No space left on device\n"
+    assert noa("show", "mine", "--json").json["status"] == "succeeded", "the run itself went on to its end"
+
+
 @pytest.mark.parametrize("no_color", [False, True])
 def test_a_terminal_gets_a_live_drawing_and_colours_where_they_are_wanted(
     noa: Noa, definition: Define, no_color: bool

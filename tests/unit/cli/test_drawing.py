@@ -8,8 +8,8 @@ import pytest
 from noa.cli.lines import LineWatch, progress_text
 from noa.cli.live import draw
 from noa.cli.text import age, columns, duration, one_line, short_json
-from noa.model.events import TaskScheduled
-from noa.model.execution import Log, Outcome, Progress, Succeeded
+from noa.model.events import AttemptFailed, TaskScheduled
+from noa.model.execution import Log, Outcome, Progress, Stage, Succeeded, Waiting
 from noa.model.failure import Failure
 from noa.model.ids import RunId, TaskPath
 from noa.model.plan import Plan
@@ -76,10 +76,13 @@ def test_logs_are_shown_when_asked_for_and_warnings_always(compile_stages: Compi
         watch.run_id = RUN
         path = TaskPath("s/x")
         watch.model.apply(TaskScheduled(at_ms=1, task=path, attempt=1))
+        watch.model.observe(path, 1, Stage("running"))
         watch.on_observation(RUN, path, 1, Log("info", "hello\n\x1b[31mthere", 5))
         watch.on_observation(RUN, path, 1, Log("warning", "careful", 6))
         watch.on_observation(RunId("another"), path, 1, Log("error", "not mine", 6))
-        assert [line.split(": ")[1].replace(" [31m", " ") for line in stream.getvalue().splitlines()] == expected
+        assert [
+            line.split(": ")[1].replace(" [31m", " ") for line in stream.getvalue().splitlines() if ": " in line
+        ] == expected
 
 
 def test_progress_is_printed_at_most_every_five_seconds(
@@ -95,6 +98,7 @@ def test_progress_is_printed_at_most_every_five_seconds(
         monkeypatch.setattr("noa.cli.watch.now_ms", lambda now_ms=now_ms: now_ms)
         watch.on_observation(RUN, path, 1, Progress(now_ms / 20_000))
     assert [line.split(" ", 1)[1] for line in stream.getvalue().splitlines()] == [
+        "s/x started on a",
         "s/x 30 %",
         "s/x 55 %",
         "s/x 80 %",
@@ -159,6 +163,34 @@ def test_a_small_run_is_drawn_with_every_task(compile_stages: Compile) -> None:
         "   · y  a",
         "· t  sequential",
         "   · z  a",
+    ]
+
+
+def test_a_task_that_only_waits_is_drawn_as_queued_with_what_it_waits_for(compile_stages: Compile) -> None:
+    plan = compile_stages(stage("s", task("x"), task("y"), type="parallel"))
+    model = ProgressModel(plan)
+    for name in ("s/x", "s/y"):
+        model.apply(TaskScheduled(at_ms=1_000, task=TaskPath(name), attempt=1))
+    model.observe(TaskPath("s/x"), 1, Waiting("resource", "1 of gpu"))
+    text = [line.plain for line in draw(model, 3_000, width=100, height=20)]
+    assert text[3:] == ["   … x  a  2.0 s  queued: waits for 1 of gpu", "   … y  a  2.0 s  queued"]
+
+
+def test_a_task_is_said_to_start_when_its_agent_begins_and_not_when_it_waits(compile_stages: Compile) -> None:
+    stream = io.StringIO()
+    watch = LineWatch(stream)
+    watch.model, watch.run_id = ProgressModel(compile_stages(stage("s", task("x"), task("y"), type="parallel"))), RUN
+    x, y = TaskPath("s/x"), TaskPath("s/y")
+    for seq, path in enumerate((x, y), 1):
+        watch.on_event(RUN, seq, TaskScheduled(at_ms=1_000, task=path, attempt=1))
+        watch.on_observation(RUN, path, 1, Waiting("resource", "1 of gpu"))
+    assert stream.getvalue() == ""
+    watch.on_observation(RUN, x, 1, Stage("running"))
+    watch.on_observation(RUN, x, 1, Stage("running"))
+    watch.on_event(RUN, 3, AttemptFailed(at_ms=2_000, task=y, attempt=1, failure=Failure("QUEUE_TIMEOUT", "waited")))
+    assert [line.partition(" ")[2] for line in stream.getvalue().splitlines()] == [
+        "s/x started on a",
+        "s/y attempt 1 failed: QUEUE_TIMEOUT: waited",
     ]
 
 

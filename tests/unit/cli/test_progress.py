@@ -127,10 +127,10 @@ def test_a_retry_shows_when_it_is_due_and_which_attempt_it_is(compile_stages: Co
         assert (view.retry_at_ms > 0) == (view.status == "retrying")
     assert list(dict.fromkeys(seen)) == [
         ("pending", 0),
-        ("running", 1),
+        ("queued", 1),
         ("retrying", 1),
         ("pending", 1),
-        ("running", 2),
+        ("queued", 2),
         ("succeeded", 2),
     ]
     assert attempts == [1, 2]
@@ -143,10 +143,10 @@ def test_observations_count_for_the_attempt_that_is_going_on_only(plan: Plan) ->
     assert model.observe(path, 1, Progress(0.5)) is None
     model.apply(TaskScheduled(at_ms=1, task=path, attempt=1))
     view = model.observe(path, 1, Waiting("resource", "gpu"))
-    assert view.activity == "waits for gpu"
+    assert (view.activity, view.status) == ("waits for gpu", "queued")
     model.observe(path, 1, Stage("running"))
     model.observe(path, 1, Progress(0.5, done=2, total=4, unit="files"))
-    assert (view.activity, view.progress.done) == ("running", 2)
+    assert (view.activity, view.status, view.progress.done) == ("running", "running", 2)
     assert model.observe(path, 2, Progress(0.9)) is None
     model.apply(AttemptSucceeded(at_ms=9, task=path, attempt=1))
     assert (view.status, view.progress, view.duration_ms(100)) == ("succeeded", None, 8)

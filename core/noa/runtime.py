@@ -17,7 +17,7 @@ from noa.engine.ports import EventObserver, TaskObserver
 from noa.engine.state import RunState
 from noa.errors import InternalError, Problem, UsageError
 from noa.model.events import Event
-from noa.model.execution import Observation, Stage
+from noa.model.execution import Observation, Stage, Waiting
 from noa.model.failure import Failure
 from noa.model.ids import RunId, TaskPath
 from noa.model.plan import Plan
@@ -298,10 +298,10 @@ class Runtime:
     def _observed(self, run: RunId, task: TaskPath, attempt: int, observation: Observation) -> None:
         if self._on_observation is not None:
             self._on_observation(run, task, attempt, observation)
-        if isinstance(observation, Stage):
+        if isinstance(observation, Stage | Waiting):
             # Most attempts run at once, which the journal says already; the rest must not cost every attempt a row.
             key = (run, task, attempt)
-            if observation.name != "running":
+            if isinstance(observation, Waiting) or observation.name != "running":
                 self._queued.add(key)
             elif key in self._queued:
                 self._queued.discard(key)

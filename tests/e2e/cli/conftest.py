@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import pytest
@@ -67,6 +67,14 @@ class Noa:
         out, err = process.communicate(timeout=60)
         assert "Traceback" not in err, err
         return Done(process.returncode, out, err)
+
+    def line(self, stream: IO[str] | None) -> str:
+        """The next line, past the stream's own buffer: what that held would be lost to `end`."""
+        assert stream is not None
+        read = bytearray()
+        while not read.endswith(b"\n") and (byte := os.read(stream.fileno(), 1)):
+            read += byte
+        return read.decode()
 
     def wait_file(self, name: str) -> str:
         """Until a file is there and not empty; its text."""

@@ -43,8 +43,7 @@ def test_a_second_interrupt_stops_at_once_and_the_run_can_be_resumed(
     process = noa.start("run", definition([task("deaf", noa, "aside")], **sidecar), "--run-id", "mine")
     agent = int(noa.wait_file("held"))
     process.send_signal(signal.SIGINT)
-    assert process.stderr is not None
-    said = process.stderr.readline()
+    said = noa.line(process.stderr)
     assert "again (Ctrl-C) stops at once, and `noa resume mine` then finishes the cancellation" in said
     wait_for(lambda: noa("events", "mine", "--type", "cancel_requested").out)
     process.send_signal(signal.SIGINT)
@@ -152,8 +151,7 @@ def test_following_events_and_logs_ends_with_the_run(noa: Noa, definition: Defin
     noa.wait_file("held")
     events = noa.start("events", "mine", "--follow", "--json")
     logs = noa.start("logs", "mine", "--follow")
-    assert events.stdout is not None
-    first = json.loads(events.stdout.readline())
+    first = json.loads(noa.line(events.stdout))
     assert (first["seq"], first["type"]) == (1, "run_created")
     noa.write("go", "")
     assert noa.end(process).code == 0

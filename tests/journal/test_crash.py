@@ -13,6 +13,8 @@ import pytest
 from noa.errors import OwnershipError
 from noa.model.ids import RunId
 from noa.storage import SqliteJournal, is_dead, new_owner
+from noa.storage.connection import connect
+from noa.storage.migrations import VERSION, migrate
 from noa.testing.journal_suite import ELSEWHERE, begin, noted
 
 # Several runs append at once without end; what append returned from is told on stdout.
@@ -183,3 +185,24 @@ def test_who_is_dead_is_known_of_this_machine_only() -> None:
     assert not is_dead(":".join(["other" + host, machine, pid, start + "0", rest]))
     for unknown in ("", "ada", ELSEWHERE, f"{host}:{machine}:x:1:1"):
         assert not is_dead(unknown)
+
+
+@pytest.mark.parametrize(
+    "moment", ["PRAGMA user_version", "PRAGMA application_id", "SELECT 1 FROM sqlite_master LIMIT 1"]
+)
+def test_a_store_that_another_process_creates_while_its_version_is_read_is_a_store(tmp_path: Path, moment: str) -> None:
+    path = tmp_path / "journal.db"
+    ours, theirs = connect(path), connect(path)
+    created = []
+
+    def create_between_two_reads(statement: str) -> None:
+        if statement == moment and not created:
+            created.append(statement)
+            migrate(theirs, str(path))
+
+    ours.set_trace_callback(create_between_two_reads)
+    migrate(ours, str(path))
+    assert created
+    for connection in (ours, theirs):
+        assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
+        connection.close()

@@ -84,7 +84,7 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
         JournalError: It is an SQLite file of something else; nothing was changed.
         sqlite3.Error: SQLite failed; nothing was changed.
     """
-    if _version(connection, path) == VERSION:
+    if _version_of_one_moment(connection, path) == VERSION:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -97,6 +97,15 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+
+
+def _version_of_one_moment(connection: sqlite3.Connection, path: str) -> int:
+    # In a transaction, because it takes several reads: between two of them another process may create the store.
+    connection.execute("BEGIN")
+    try:
+        return _version(connection, path)
+    finally:
+        connection.execute("ROLLBACK")
 
 
 def _version(connection: sqlite3.Connection, path: str) -> int:

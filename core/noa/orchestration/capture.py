@@ -37,7 +37,8 @@ class OutputLog:
 
     def write(self, data: bytes) -> None:
         """Take what the agent printed."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        # From the end: of a flood only the last lines are kept, so only those are cut out.
+        *lines, self._rest = (self._rest + data).rsplit(b"\n", _KEPT_LINES + 1)
         self._lines.extend(_text(line) for line in lines[-_KEPT_LINES:])
         self._rest = self._rest[:_LINE_LIMIT_BYTES]
         if self._file is None:

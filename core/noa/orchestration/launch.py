@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -25,6 +26,7 @@ _SOCKET_PATH_LIMIT = 107
 """Bytes of a unix socket's path that Linux takes."""
 
 _KILL_WAIT_S = 5.0
+_HUNT_ROUNDS = 5
 
 
 def sidecar_environment(declaration: AgentDeclaration, engine: Mapping[str, str]) -> dict[str, str]:
@@ -121,9 +123,13 @@ class SidecarProcess:
         output: What it printed.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, stdin: int, pump: _Pump, output: OutputLog) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, stdin: int, pump: _Pump, output: OutputLog, mark: bytes
+    ) -> None:
         self.pid = process.pid
         self.output = output
+        self._mark = mark
+        self._killed_for = ""
         self._process = process
         self._stdin: int | None = stdin
         self._pump = pump
@@ -149,6 +155,11 @@ class SidecarProcess:
             os.close(stdin_end)
             os.close(output_end)
             output.close()
+            if isinstance(error, OSError) and error.errno == errno.ETXTBSY:
+                raise AgentStartError(
+                    f"{command[0]} cannot be started: it is being written. Replace a program that is in use by a new "
+                    "file (mv, install), not by writing into it"
+                ) from error
             raise AgentStartError(
                 f"{command[0]} cannot be started: {error}. Check that it is a program for this machine", permanent=True
             ) from error
@@ -157,7 +168,8 @@ class SidecarProcess:
             os.close(printed)
         pump = _Pump(output)
         await asyncio.get_running_loop().connect_read_pipe(lambda: pump, os.fdopen(output_end, "rb", 0))
-        return cls(process, stdin_end, pump, output)
+        mark = f"NOA_AGENT_TOKEN={env['NOA_AGENT_TOKEN']}".encode() if env.get("NOA_AGENT_TOKEN") else b""
+        return cls(process, stdin_end, pump, output, mark)
 
     @property
     def exited(self) -> asyncio.Task[int]:
@@ -168,6 +180,8 @@ class SidecarProcess:
         """How it ended, for a person."""
         if not self._exit.done():
             return "is running"
+        if self._killed_for:
+            return f"was killed because {self._killed_for}"
         status = self._exit.result()
         if status >= 0:
             return f"exited with status {status}"
@@ -175,12 +189,21 @@ class SidecarProcess:
             return f"was killed by {signal.Signals(-status).name}"
         return f"was killed by signal {-status}"
 
+    def kill(self, reason: str) -> None:
+        """SIGKILL to the whole group, now; `describe_exit` then gives the reason ("its memory is …")."""
+        if not self._exit.done():
+            self._killed_for = reason
+            self._kill_group()
+
     async def drained(self) -> None:
         """Wait until all that it printed was read, at most a quarter of a second."""
         await asyncio.wait([self._pump.ended], timeout=0.25)
 
     async def end(self, grace_s: float) -> None:
-        """SIGTERM, wait for the grace, then SIGKILL to the whole group; the process is reaped. Idempotent."""
+        """SIGTERM, wait for the grace, then SIGKILL to the whole group; the process is reaped. Idempotent.
+
+        What left the group (a daemon in a session of its own) is found by the token in its environment.
+        """
         if not self._exit.done() and grace_s > 0:
             self._signal(signal.SIGTERM)
             await asyncio.wait([self._exit], timeout=grace_s)
@@ -188,6 +211,8 @@ class SidecarProcess:
         self._kill_group()
         if not self._exit.done():
             await asyncio.wait([self._exit], timeout=_KILL_WAIT_S)
+        if self._mark:
+            await asyncio.to_thread(_kill_marked, self._mark)
         if self._stdin is not None:
             os.close(self._stdin)
             self._stdin = None
@@ -202,6 +227,32 @@ class SidecarProcess:
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+
+
+def _kill_marked(mark: bytes) -> None:
+    """SIGKILL to every process whose environment has this entry; where there is no /proc, nothing."""
+    for _ in range(_HUNT_ROUNDS):  # one that forks meanwhile is found in the next round
+        found = [pid for pid in _pids() if _kill_if_marked(pid, mark)]
+        if not found:
+            return
+
+
+def _pids() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    except OSError:
+        return []
+
+
+def _kill_if_marked(pid: int, mark: bytes) -> bool:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            if mark not in file.read() or pid == os.getpid():
+                return False
+        os.kill(pid, signal.SIGKILL)
+    except OSError:
+        return False  # of another user, or it ended meanwhile
+    return True
 
 
 class _Pump(asyncio.Protocol):

@@ -9,7 +9,7 @@ import psutil
 
 from noa.orchestration.supervisor import Supervisor
 
-__all__ = ["Sampler"]
+__all__ = ["Sampler", "memory_above"]
 
 _INTERVAL_S = 2.0
 
@@ -54,16 +54,42 @@ class Sampler:
             await asyncio.sleep(_INTERVAL_S)
 
 
+def memory_above(pid: int, limit_bytes: float) -> int:
+    """Memory of a process and its children in bytes where it is above the limit, else 0. Reads files; may take 50 ms.
+
+    Pages that several of them share are counted once where the system says so (Linux), and only once the plain sum is
+    above the limit: finding out costs more.
+    """
+    figures = _sample_tree(pid)
+    if figures is None or figures[1] <= limit_bytes:
+        return 0
+    exact = 0
+    for member in _tree(pid):
+        try:
+            full = member.memory_full_info()
+            exact += getattr(full, "pss", full.rss)
+        except psutil.Error:
+            continue  # it ended meanwhile
+    return exact if exact > limit_bytes else 0
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    """A process and its children; empty where it ended."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
 def _sample(pids: list[int]) -> dict[int, tuple[float, int]]:
     """Processor seconds and resident bytes by process, its children's added."""
     return {pid: figures for pid in pids if (figures := _sample_tree(pid)) is not None}
 
 
 def _sample_tree(pid: int) -> tuple[float, int] | None:
-    try:
-        process = psutil.Process(pid)
-        members = [process, *process.children(recursive=True)]
-    except psutil.Error:
+    members = _tree(pid)
+    if not members:
         return None
     cpu_s, memory = 0.0, 0
     for member in members:

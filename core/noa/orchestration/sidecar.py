@@ -9,12 +9,17 @@ import shlex
 
 import grpc.aio
 
+from noa.agent.v1 import agent_service_pb2 as pb
 from noa.errors import AgentMismatchError, AgentStartError, NoaError
+from noa.model.execution import Assignment, Outcome
+from noa.model.failure import Failure
+from noa.model.ids import ExecutionId
 from noa.orchestration.capture import OutputLog
 from noa.orchestration.grpc_connection import GrpcConnection, channel_options
 from noa.orchestration.launch import Listen, SidecarProcess, choose_listen, find_command, sidecar_environment
+from noa.orchestration.sampling import memory_above
 from noa.orchestration.wire import PROTOCOL_VERSION
-from noa.plugin import AgentContext, AgentDeclaration, AgentHealth
+from noa.plugin import AgentContext, AgentDeclaration, AgentHealth, Observe
 
 __all__ = ["SidecarConnection"]
 
@@ -23,6 +28,9 @@ _EXIT_USAGE = 64
 
 _POLL_FIRST_S = 0.01
 _POLL_S = 0.05
+_MEMORY_INTERVAL_S = 0.5
+_DEAF_WAIT_S = 2.0
+"""After an execution was taken from an agent that had not ended it: how long until the agent is asked again."""
 
 
 class SidecarConnection(GrpcConnection):
@@ -32,6 +40,8 @@ class SidecarConnection(GrpcConnection):
         super().__init__(declaration, replica, context)
         self._process: SidecarProcess | None = None
         self._listen: Listen | None = None
+        self._announced = 0
+        self._deaf: set[ExecutionId] = set()
 
     @property
     def pid(self) -> int | None:
@@ -46,6 +56,8 @@ class SidecarConnection(GrpcConnection):
         """
         try:
             process = await self._launch()
+            if limit := self._declaration.resources.get("memory"):
+                self._spawn(self._watch_memory(process, limit))
             ready = asyncio.get_running_loop().create_task(self._ready())
             try:
                 await asyncio.wait([ready, process.exited], return_when=asyncio.FIRST_COMPLETED)
@@ -59,9 +71,22 @@ class SidecarConnection(GrpcConnection):
         except BaseException:
             await self.close(grace_s=0.0)
             raise
+        self._announced = health.capacity
         process.exited.add_done_callback(lambda _: self._spawn(self._exited(process)))
         self._watch()
         return health
+
+    async def execute(self, assignment: Assignment, observe: Observe) -> Outcome:
+        """Do the work, or join it; remembers what was taken from the agent before the agent had ended it."""
+        execution = assignment.execution_id
+        try:
+            outcome = await super().execute(assignment, observe)
+        except asyncio.CancelledError:
+            self._left(execution)
+            raise
+        if isinstance(outcome, Failure) and outcome.code == "HEARTBEAT_TIMEOUT":
+            self._left(execution)
+        return outcome
 
     async def close(self, *, grace_s: float = 5.0) -> None:
         """End the process and its group: SIGTERM, the grace, SIGKILL. Idempotent."""
@@ -139,6 +164,44 @@ class SidecarConnection(GrpcConnection):
             exit_status=process.exited.result(),
         )
 
+    async def _watch_memory(self, process: SidecarProcess, limit: float) -> None:
+        """End an agent that takes more memory than it was declared with."""
+        while not process.exited.done():
+            used = await asyncio.to_thread(memory_above, process.pid, limit)
+            if used:
+                process.kill(
+                    f"its memory of {_mebibytes(used)} is above its limit of {_mebibytes(limit)} (resources.memory)"
+                )
+                return
+            await asyncio.sleep(_MEMORY_INTERVAL_S)
+
+    def _left(self, execution: ExecutionId) -> None:
+        """An execution was taken from the agent; where it ignores Cancel, a slot of it is lost."""
+        if self._announced and not self._closed and self._lost is None:
+            self._deaf.add(execution)
+            if len(self._deaf) >= self._announced:
+                self._spawn(self._count_deaf())
+
+    async def _count_deaf(self) -> None:
+        """Lose an agent whose every slot is taken by executions that ignore Cancel: it would never work again."""
+        await asyncio.sleep(_DEAF_WAIT_S)
+        answers = await asyncio.gather(*(self._has_ended(execution) for execution in self._deaf))
+        self._deaf -= {execution for execution, ended in answers if ended}
+        if self._deaf and len(self._deaf) >= self._announced:
+            some = ", ".join(sorted(self._deaf)[:3])
+            self._lose(f"all its {self._announced} slots are taken by executions that ignore Cancel ({some})")
+
+    async def _has_ended(self, execution: ExecutionId) -> tuple[ExecutionId, bool]:
+        try:
+            answer = await self._stub.Cancel(
+                pb.CancelRequest(execution_id=execution, reason="nobody waits for it"),
+                metadata=self._metadata,
+                timeout=_DEAF_WAIT_S,
+            )
+        except grpc.aio.AioRpcError:
+            return execution, False
+        return execution, answer.outcome != pb.CANCEL_OUTCOME_CANCELLED
+
     async def _exited(self, process: SidecarProcess) -> None:
         await process.drained()
         self._lose(f"its process {process.describe_exit()}. {process.output.describe()}")
@@ -154,3 +217,7 @@ class SidecarConnection(GrpcConnection):
             self._lose(f"its process {process.describe_exit()}. {process.output.describe()}")
             return False
         return await super()._alive()
+
+
+def _mebibytes(size: float) -> str:
+    return f"{size / 2**20:,.0f} MiB"

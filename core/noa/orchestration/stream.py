@@ -25,12 +25,17 @@ _END_WAIT_S = 0.5
 
 
 class StreamBroken(Exception):
-    """The call failed with a gRPC status before a terminal message. Never leaves this package."""
+    """The call failed with a gRPC status before a terminal message. Never leaves this package.
 
-    def __init__(self, code: grpc.StatusCode, details: str | None) -> None:
+    Attributes:
+        accepted: Whether the agent had accepted the execution before.
+    """
+
+    def __init__(self, code: grpc.StatusCode, details: str | None, *, accepted: bool = False) -> None:
         super().__init__(code, details)
         self.code = code
         self.details = details
+        self.accepted = accepted
 
 
 class ExecutionStream:
@@ -42,8 +47,8 @@ class ExecutionStream:
         artifacts: Where outputs by reference lie.
     """
 
-    __slots__ = ("_artifacts", "_call", "_ended_at", "_flush", "_heard", "_loop", "_observe", "_progress", "_silence",
-                 "_stop", "_told", "assignment")  # fmt: skip
+    __slots__ = ("_accepted", "_artifacts", "_call", "_ended_at", "_flush", "_heard", "_loop", "_observe", "_progress",
+                 "_silence", "_stop", "_told", "assignment")  # fmt: skip
 
     def __init__(self, assignment: Assignment, observe: Observe, artifacts: ArtifactStore) -> None:
         self.assignment = assignment
@@ -58,6 +63,7 @@ class ExecutionStream:
         self._told = 0.0
         self._heard = 0.0
         self._ended_at = 0.0
+        self._accepted = False
 
     def hang_up(self) -> None:
         """Close a stream that stays open long after its terminal message; for a look at all streams now and then."""
@@ -84,6 +90,7 @@ class ExecutionStream:
             NoaError: What `stop` was told.
         """
         self._call = call
+        self._accepted = False
         if self._stop is not None:
             return self._stopped()
         limit_ms = self.assignment.timeouts.heartbeat_ms
@@ -99,7 +106,10 @@ class ExecutionStream:
                 raise
             return self._stopped()
         except AioRpcError as error:
-            raise StreamBroken(error.code(), error.details()) from error
+            raise StreamBroken(error.code(), error.details(), accepted=self._accepted) from error
+        except AgentProtocolError:
+            call.cancel()
+            raise
         finally:
             self._call = None
             if self._silence is not None:
@@ -135,8 +145,16 @@ class ExecutionStream:
                 if message is None:
                     raise AgentProtocolError(f"{self.what}: the stream carried bytes that are not an ExecuteResponse")
                 kind = message.WhichOneof("event")
-                if kind == "accepted" or terminal is not None:
+                if kind == "accepted":
+                    self._accepted = True
                     continue
+                if terminal is not None:
+                    continue
+                if not self._accepted and kind is not None:
+                    raise AgentProtocolError(
+                        f"{self.what}: the stream began with `{kind}`; `accepted` must be its first message "
+                        "(agents/CONTRACT.md, Execute)"
+                    )
                 if kind in {"completed", "failed"}:
                     terminal = message
                     self._ended_at = self._loop.time()

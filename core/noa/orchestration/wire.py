@@ -43,6 +43,10 @@ MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024
 """Of a message, in both directions."""
 
 _CAUSE_DEPTH = 8
+_TEXT_LIMIT = 16 * 1024
+_PROGRESS_LIMIT = 1024
+"""Characters of a text that the engine passes on; the contract's limits are in bytes."""
+
 _JSON = "application/json"
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -113,7 +117,7 @@ async def from_completed(message: pb.Completed, artifacts: ArtifactStore, what: 
         what: Who answered what, for errors, such as "agent 'rust', action 'echo'".
 
     Raises:
-        AgentProtocolError: The output is not a JSON object.
+        AgentProtocolError: The output is not a JSON object, or is larger than a message may carry inline.
         ArtifactError: The output's artifact is missing or damaged.
     """
     outputs = await from_payload(message.output, artifacts, what) if message.HasField("output") else {}
@@ -127,6 +131,14 @@ async def from_payload(payload: payload_pb2.Payload, artifacts: ArtifactStore, w
         return {}
     if kind == "inline":
         data = payload.inline
+        if len(data) > INLINE_LIMIT_BYTES:
+            raise AgentProtocolError(
+                f"{what}: the output has {len(data):,} bytes inline; an inline payload has at most "
+                f"{INLINE_LIMIT_BYTES:,}. The agent must write it below artifact_prefix and answer with an artifact "
+                "(agents/CONTRACT.md, Artifacts)",
+                size_bytes=len(data),
+                limit_bytes=INLINE_LIMIT_BYTES,
+            )
     else:
         reference = payload.artifact
         data = await asyncio.to_thread(
@@ -143,6 +155,8 @@ async def from_payload(payload: payload_pb2.Payload, artifacts: ArtifactStore, w
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         start = data[:40].decode("utf-8", "replace")
         raise AgentProtocolError(f"{what}: the output is not JSON: {error}; it begins with {start!r}") from error
+    except RecursionError as error:
+        raise AgentProtocolError(f"{what}: the output is nested too deeply to be read: flatten it") from error
     if not isinstance(value, dict):
         raise AgentProtocolError(f"{what}: the output must be a JSON object; it is {_json_kind(value)}")
     return value
@@ -177,7 +191,7 @@ def _from_failure(message: failure_pb2.Failure, agent: str, depth: int) -> Failu
     deeper = message.HasField("cause") and depth > 1
     return Failure(
         code=message.code or "INTERNAL",
-        message=message.message or f"agent '{agent}' failed and did not say why",
+        message=_cut(message.message) or f"agent '{agent}' failed and did not say why",
         retryable=message.retryable,
         retry_after_ms=message.retry_after.ToMilliseconds() if message.HasField("retry_after") else None,
         details=from_struct(message.details) if message.HasField("details") else {},
@@ -209,7 +223,7 @@ def from_progress(message: pb.Progress) -> Progress:
     """How far the work is."""
     return Progress(
         fraction=message.fraction if message.HasField("fraction") else None,
-        message=message.message,
+        message=_cut(message.message, _PROGRESS_LIMIT),
         done=message.done if message.HasField("done") else None,
         total=message.total if message.HasField("total") else None,
         unit=message.unit,
@@ -219,7 +233,12 @@ def from_progress(message: pb.Progress) -> Progress:
 def from_log(message: pb.Log) -> Observation:
     """A line of an agent."""
     at_ms = message.time.ToMilliseconds() if message.HasField("time") else time.time_ns() // 1_000_000
-    return Log(_LEVELS.get(message.level, "info"), message.message, at_ms)  # type: ignore[arg-type]
+    return Log(_LEVELS.get(message.level, "info"), _cut(message.message), at_ms)  # type: ignore[arg-type]
+
+
+def _cut(text: str, limit: int = _TEXT_LIMIT) -> str:
+    """A text of an agent, cut where it is longer than the contract lets it be."""
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text):,} characters, cut)"
 
 
 def from_output(message: pb.OutputChunk) -> OutputChunk:
@@ -294,13 +313,14 @@ _LOST = frozenset(
 _REFUSED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 
 
-def from_status(code: grpc.StatusCode, details: str | None, what: str) -> NoaError | Failure:
+def from_status(code: grpc.StatusCode, details: str | None, what: str, *, accepted: bool = False) -> NoaError | Failure:
     """What a gRPC status means: an error where the call or the agent is at fault, a failure where the payload is.
 
     Args:
         code: Any status.
         details: Its text.
         what: Who was asked what, such as "agent 'rust', action 'echo'".
+        accepted: Whether the agent had accepted the execution: from then on it can no longer refuse it as overloaded.
     """
     text = f"{code.name}: {details}" if details else code.name
     if code in _LOST:
@@ -311,7 +331,7 @@ def from_status(code: grpc.StatusCode, details: str | None, what: str) -> NoaErr
             "agent check options.token_env or options.token_file",
             status=code.name,
         )
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not (accepted and "larger than max" not in (details or "")):
         return _exhausted(details or "", text, what)
     if code is grpc.StatusCode.OK:
         return AgentProtocolError(f"{what}: the stream ended without `completed` or `failed`", status=code.name)

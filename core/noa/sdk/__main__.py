@@ -1,4 +1,4 @@
-"""`python -m noa.sdk MODULE:CLASS`: serve an agent class as a sidecar."""
+"""`python -m noa.sdk MODULE:CLASS`: serve an agent class as a sidecar, or with `--listen` as a remote agent."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from noa.errors import NoaError, UsageError
 from noa.sdk.agent import Agent
 from noa.sdk.launch import EXIT_USAGE, leave
+from noa.sdk.remote_serve import serve_remote
 from noa.sdk.server import serve
 
 __all__ = ["load_agent"]
@@ -36,9 +37,10 @@ def load_agent(reference: str) -> Agent:
 def main(arguments: list[str]) -> int:
     """Serve the agent that the arguments name; the exit status."""
     try:
-        if len(arguments) != 1:
-            raise UsageError("usage: python -m noa.sdk MODULE:CLASS")
-        return serve(load_agent(arguments[0]))
+        if not arguments or arguments[0].startswith("-"):
+            raise UsageError("usage: python -m noa.sdk MODULE:CLASS [--listen HOST:PORT …]")
+        agent = load_agent(arguments[0])
+        return serve_remote(agent, arguments[1:]) if arguments[1:] else serve(agent)
     except NoaError as error:
         print(error, file=sys.stderr, flush=True)  # noqa: T201 - a program's own message
         return EXIT_USAGE

@@ -20,7 +20,7 @@ from noa.sdk.runner import ActionRunner
 from noa.sdk.service import AgentService
 from noa.sdk.workshop import Workshop
 
-__all__ = ["serve"]
+__all__ = ["Sidecar", "prepare_process", "serve"]
 
 log = logging.getLogger("noa.sdk")
 MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024
@@ -52,22 +52,34 @@ def serve(agent: Agent, *, environment: Mapping[str, str] | None = None) -> int:
     Raises:
         PluginError: The agent is declared wrongly.
     """
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    prepare_process()
     try:
         launch = Launch.from_environment(os.environ if environment is None else environment)
     except LaunchError as error:
         print(f"noa agent {agent.name}: {error}", file=sys.stderr, flush=True)  # noqa: T201 - asked for by the contract
         return EXIT_USAGE
-    # Actions that burn the processor give way sooner, so that Health answers within 100 ms beside several of them.
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     workshop = Workshop(ActionRunner(agent))
     workshop.start()
     watch_stdin(lambda: _abandoned(workshop))
-    return asyncio.run(_Sidecar(workshop, launch).run())
+    return asyncio.run(Sidecar(workshop, launch).run())
 
 
-class _Sidecar:
+def prepare_process() -> None:
+    """Set up what belongs to the whole process: logging to stderr, and how threads take turns."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # Actions that burn the processor give way sooner, so that Health answers within 100 ms beside several of them.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+
+
+class Sidecar:
+    """The serving side of an agent's process, until it is told to end.
+
+    Args:
+        workshop: Where the actions run; started.
+        launch: Where to listen, and the token.
+    """
+
     def __init__(self, workshop: Workshop, launch: Launch) -> None:
         self._workshop = workshop
         self._launch = launch
@@ -75,18 +87,23 @@ class _Sidecar:
         self._probes = health.aio.HealthServicer()
         self._terminated = asyncio.Event()
 
+    def listen(self, server: grpc.aio.Server) -> None:
+        """Give the server its port. Raises RuntimeError where it cannot be had."""
+        server.add_insecure_port(self._launch.listen)
+
     async def run(self) -> int:
+        """Serve until `terminate`, then drain; the exit status."""
         server = grpc.aio.server(options=_OPTIONS)
         agent_service_pb2_grpc.add_AgentServiceServicer_to_server(self._service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._probes, server)
         try:
-            server.add_insecure_port(self._launch.listen)
+            self.listen(server)
         except RuntimeError as error:
             print(f"cannot listen on {self._launch.listen}: {error}", file=sys.stderr, flush=True)  # noqa: T201
             return 1
         await self._show_health()
         await server.start()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminate)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.terminate)
         loading = asyncio.create_task(self._load())
         await self._terminated.wait()
         loading.cancel()
@@ -99,7 +116,8 @@ class _Sidecar:
         await self._workshop.call(self._workshop.runner.load())
         await self._show_health()
 
-    def _terminate(self) -> None:
+    def terminate(self) -> None:
+        """Drain and end; the second time at once."""
         if self._terminated.is_set():
             end_children()
             leave(EXIT_TERMINATED)

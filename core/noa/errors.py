@@ -4,7 +4,8 @@
     ├── UsageError              call it otherwise: an argument, option or input is wrong
     │   ├── InputError          an input of a run is missing, unknown or of the wrong type
     │   ├── RunNotFoundError    no run of that id in this store
-    │   └── RunStateError       the run is not in a state in which that can be done
+    │   ├── RunStateError       the run is not in a state in which that can be done
+    │   └── SecretError         a secret that the definition names is not set
     ├── DefinitionError         mend the definition: carries every problem with its position
     ├── PluginError             mend or disable a plugin: names it
     ├── AgentError              an agent did not do what the contract says; the recovery chain decides
@@ -49,6 +50,7 @@ __all__ = [
     "Problem",
     "RunNotFoundError",
     "RunStateError",
+    "SecretError",
     "UsageError",
 ]
 
@@ -118,6 +120,12 @@ class InputError(UsageError):
     """Inputs of a run do not fit its definition; no run was created."""
 
     code = "INVALID_RUN_INPUT"
+
+
+class SecretError(UsageError):
+    """A secret that a definition names is not set, cannot be read, or cannot be kept out of what is recorded."""
+
+    code = "SECRET"
 
 
 class RunNotFoundError(UsageError):

@@ -22,7 +22,7 @@ from noa.model.failure import Failure
 from noa.model.ids import RunId, TaskPath
 from noa.model.plan import Plan
 from noa.monitoring.observers import PluginObservers
-from noa.orchestration import AgentFactory, ResourceLedger, host_resources
+from noa.orchestration import AgentFactory, ResourceLedger, SecretVault, host_resources
 from noa.plugin import AgentDeclaration, Journal, Registry, hookimpl
 from noa.storage import ObservationStore, new_owner
 
@@ -40,12 +40,14 @@ class Settings:
         journal: URL, such as `sqlite:///srv/noa.db`; None is `noa.db` in `home`.
         artifacts: URL, such as `file:///srv/artifacts`; None is `artifacts` in `home`.
         plugins: Single-file plugins.
+        secrets: Folder with a file for each secret; `NOA_SECRET_<NAME>` in the environment goes before it.
     """
 
     home: Path = field(default_factory=lambda: Path(os.environ.get("NOA_HOME", ".noa")))
     journal: str | None = field(default_factory=lambda: os.environ.get("NOA_JOURNAL"))
     artifacts: str | None = None
     plugins: tuple[str, ...] = ()
+    secrets: Path | None = field(default_factory=lambda: _folder_of(os.environ.get("NOA_SECRETS_DIR")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ class Runtime:
         self._observations: ObservationStore | None = None
         self._plugin_observers: PluginObservers | None = None
         self._host = host_resources()
+        self._vault = SecretVault(self.settings.secrets)
         self._queued: set[tuple[RunId, TaskPath, int]] = set()
 
     @property
@@ -196,6 +199,7 @@ class Runtime:
             owner=new_owner(),
             on_event=self._event_observer(),
             on_observation=self._observed,
+            secrets=self._vault,
             prepare=self._prepare,
         )
 
@@ -268,8 +272,11 @@ class Runtime:
         return (self.home / "output" / run).as_uri() + "/"
 
     def _prepare(self, plan: Plan) -> None:
+        if plan.secrets:
+            self._vault.require(plan.secrets)
         if plan.agents:
-            self.factory.add({name: agent_declaration(spec) for name, spec in plan.agents.items()})
+            value_of = self._vault.value
+            self.factory.add({name: agent_declaration(spec, value_of) for name, spec in plan.agents.items()})
         if plan.resources:
             self._declare_pools(plan)
 
@@ -376,6 +383,10 @@ def _by_scheme(found: Mapping[str, Any], url: str, what: str) -> Any:
     if scheme not in found:
         raise UsageError(f"{what} URL '{url}': scheme '{scheme}' is not known. Known: {', '.join(sorted(found))}")
     return found[scheme](url)
+
+
+def _folder_of(path: str | None) -> Path | None:
+    return Path(path) if path else None
 
 
 def _make_folder(home: Path) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from noa.definitions.models import AgentModel, TaskModel
+from noa.definitions.models import AgentModel, TaskModel, TlsModel
 from noa.definitions.problems import known, place
 from noa.definitions.source import NodePath, Source
 from noa.errors import Problem
 from noa.model.plan import AgentSpec
+from noa.model.secrets import embedded_names, expand
 from noa.plugin.interfaces import ActionInfo, AgentDeclaration
 from noa.plugin.registry import Registry
 
-__all__ = ["AgentChecks", "agent_declaration", "agent_spec", "unknown_inputs"]
+__all__ = ["AgentChecks", "agent_declaration", "agent_secrets", "agent_spec", "unknown_inputs"]
 
 _OTHER_WAYS = ("$ref", "allOf", "anyOf", "oneOf", "if", "patternProperties")
 """Keywords by which a schema may have properties that its `properties` do not list."""
@@ -30,6 +31,7 @@ def agent_spec(name: str, model: AgentModel, source: Source) -> AgentSpec:
         "start_timeout_s": model.start_timeout / 1000 if model.start_timeout else None,
         "env": model.env or None,
         "resources": model.resources or None,
+        "options": _remote_options(model) or None,
     }
     return AgentSpec(
         name=name,
@@ -40,15 +42,47 @@ def agent_spec(name: str, model: AgentModel, source: Source) -> AgentSpec:
     )
 
 
-def agent_declaration(spec: AgentSpec) -> AgentDeclaration:
-    """The declaration of an agent of a definition: a sidecar where it has a command, else remote."""
+def _remote_options(model: AgentModel) -> dict[str, Any]:
+    """How a remote agent is reached, as the agent kind "remote" takes it."""
+    tls = model.tls
+    options: dict[str, Any] = {} if tls is None or tls is False else {"tls": True}
+    if isinstance(tls, TlsModel):
+        options |= tls.model_dump(exclude_none=True)
+    if model.token is not None:
+        options["token"] = model.token
+    return options
+
+
+def agent_secrets(specs: Mapping[str, AgentSpec]) -> set[str]:
+    """Names of the secrets that agents of a definition are given by their environment or as their token."""
+    found: set[str] = set()
+    for spec in specs.values():
+        for text in (*spec.options.get("env", {}).values(), spec.options.get("options", {}).get("token", "")):
+            found.update(embedded_names(text))
+    return found
+
+
+def agent_declaration(spec: AgentSpec, value_of: Callable[[str], str] | None = None) -> AgentDeclaration:
+    """The declaration of an agent of a definition: a sidecar where it has a command, else remote.
+
+    Args:
+        value_of: Gives the secrets for its environment and its token; without it their marks stay, for what only looks.
+
+    Raises:
+        SecretError: One cannot be had.
+    """
+    options = dict(spec.options)
+    if value_of is not None and "env" in options:
+        options["env"] = {name: expand(text, value_of) for name, text in options["env"].items()}
+    if value_of is not None and "token" in options.get("options", {}):
+        options["options"] = {**options["options"], "token": expand(options["options"]["token"], value_of)}
     return AgentDeclaration(
         name=spec.name,
         kind="sidecar" if spec.command else "remote",
         command=spec.command,
         addresses=spec.addresses,
         description="declared by the definition",
-        **spec.options,
+        **options,
     )
 
 

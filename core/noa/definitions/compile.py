@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from noa.definitions.agents import AgentChecks, agent_spec, unknown_inputs
+from noa.definitions.agents import AgentChecks, agent_secrets, agent_spec, unknown_inputs
 from noa.definitions.cycles import WaitGraph, cycle_problems
 from noa.definitions.drafts import PLACEHOLDER, StageDraft
 from noa.definitions.inputs import compile_inputs
@@ -17,7 +17,7 @@ from noa.definitions.models import TaskModel, WorkflowModel, check_name
 from noa.definitions.problems import known, place
 from noa.definitions.recovery_lists import compile_recovery
 from noa.definitions.resources import check_demands
-from noa.definitions.scopes import STAGE_NAMES, TASK_NAMES, ExpressionCompiler, Place, StageNames
+from noa.definitions.scopes import INPUT_NAMES, STAGE_NAMES, TASK_NAMES, ExpressionCompiler, Place, StageNames
 from noa.definitions.source import NodePath, Source
 from noa.definitions.stage_options import add_reads, compile_options
 from noa.definitions.unsupported import refuse_task_keys, refuse_workflow_keys
@@ -32,8 +32,10 @@ from noa.model.plan import (
     StagePlan,
     StrategySpec,
     TaskPlan,
+    Template,
     Timeouts,
 )
+from noa.model.secrets import secret_names
 from noa.plugin.interfaces import ActionInfo, TemplateSpec
 from noa.plugin.registry import Registry
 
@@ -94,6 +96,7 @@ class _Compiler:
         self.load_child = children
         self.problems = problems
         self.children: dict[str, Plan] = {}
+        self.secrets: dict[str, None] = {}
         self.drafts: dict[str, StageDraft] = {}
         self.tasks: dict[tuple[str, str], list[_Task]] = {}
         self.indexes: dict[tuple[str, str], dict[str, int]] = {}
@@ -145,8 +148,14 @@ class _Compiler:
             children=self.children,
             mode=workflow.mode,
             description=workflow.description,
+            secrets=self._every_secret(),
         )
         return Compiled(plan, self.actions, self.paths)
+
+    def _every_secret(self) -> tuple[str, ...]:
+        """Of the tasks, the agents and the sub-workflows, so that a run is refused before it begins without one."""
+        below = {name for child in self.children.values() for name in child.secrets}
+        return tuple(sorted({*self.secrets, *below, *agent_secrets(self.specs)}))
 
     # --- names -----------------------------------------------------------------------------------------------
 
@@ -310,7 +319,9 @@ class _Compiler:
         model, path, defaults = task.model, task.path, self.workflow.defaults
         refuse_task_keys(self.source, model, path, self.problems)
         when = self.expressions.condition(model.when, (*path, "when"), where) if model.when is not None else None
-        inputs = self.expressions.template(model.inputs, (*path, "inputs"), where)
+        given_to = Place((*INPUT_NAMES, *spec.scope), where.stage, where.tasks, where.whole)
+        inputs = self.expressions.template(model.inputs, (*path, "inputs"), given_to)
+        secrets = self._secrets(model, inputs, path)
         add_reads(task.reads, when)
         add_reads(task.reads, inputs)
         edges = self._edges(draft, spec, index, task, nodes)
@@ -334,8 +345,18 @@ class _Compiler:
             optional=model.optional if "optional" in given or defaults.optional is None else defaults.optional,
             priority=model.priority if "priority" in given or defaults.priority is None else defaults.priority,
             idempotent=model.idempotent if "idempotent" in given else defaults.idempotent,
+            secrets=secrets,
             position=self.source.position(path),
         )
+
+    def _secrets(self, model: TaskModel, inputs: Template, path: NodePath) -> tuple[str, ...]:
+        found = secret_names(inputs)
+        if found and model.workflow is not None:
+            message = f"the secret '{found[0]}' cannot be given to a sub-workflow: the inputs of a run are recorded"
+            hint = f"Use ${{{{ secrets.{found[0]} }}}} in the sub-workflow itself."
+            self._add("SECRET_MISUSED", (*path, "inputs"), message, hint=hint)
+        self.secrets |= dict.fromkeys(found)
+        return found
 
     def _edges(
         self, draft: StageDraft, spec: TemplateSpec, index: int, task: _Task, nodes: Sequence[int]

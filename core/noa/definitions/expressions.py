@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from noa.definitions.references import INDEX, Segment, Use, chain_of, indexed_chain_of, uses_in_checked
 from noa.errors import NoaError
 from noa.model.plan import Expression, Interpolation, Template
+from noa.model.secrets import MARK, ROOT
 
 __all__ = ["BASE_NAMES", "Analysis", "Evaluator", "ExpressionError", "Mistake", "SyntaxMistakes", "analyse"]
 
@@ -98,6 +99,8 @@ class Evaluator:
         if kind is Expression:
             return _evaluate(template, scope)
         if kind is Interpolation:
+            if ROOT in scope:
+                return _with_secrets(template, scope)
             return "".join(p if isinstance(p, str) else _shown(_evaluate(p, scope)) for p in template.parts)
         if kind is dict:
             return self._mapping(template, scope)
@@ -135,6 +138,20 @@ class Evaluator:
                     changed = list(template)
                 changed[index] = value
         return template if changed is None else changed
+
+
+def _with_secrets(template: Interpolation, scope: Mapping[str, Any]) -> str:
+    """Text in which a secret's mark may stand: none may come from elsewhere, since the value is put in its place."""
+    text = ""
+    for part in template.parts:
+        if isinstance(part, str):
+            text += part
+            continue
+        shown = _shown(_evaluate(part, scope))
+        if MARK in shown and part.roots != (ROOT,):
+            raise _error(part, f"its value holds '{MARK}', which must not stand in text with a secret")
+        text += shown
+    return text
 
 
 def _evaluate(expression: Expression, scope: Mapping[str, Any]) -> Any:

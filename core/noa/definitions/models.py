@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"^[\w.-]{1,100}$")
+_SECRET = re.compile(r"\s*\$\{\{\s*secrets\.[A-Za-z_][A-Za-z0-9_]*\s*\}\}\s*")
 _ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 
 
@@ -223,6 +224,21 @@ class ReplicasModel(_Model):
         return self
 
 
+class TlsModel(_Model):
+    """Certificates, as PEM files; relative paths are those of the working folder."""
+
+    ca_file: Text | None = Field(None, description="Authorities to trust; the system's where it is not given.")
+    cert_file: Text | None = Field(None, description="Certificate of the engine, for mutual TLS.")
+    key_file: Text | None = Field(None, description="Private key of that certificate.")
+    server_name: Text | None = Field(None, description="Name that the agents' certificates are checked against.")
+
+    @model_validator(mode="after")
+    def _pair(self) -> TlsModel:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise PydanticCustomError("agent_tls", "'cert_file' and 'key_file' come together")
+        return self
+
+
 class AgentModel(_Model):
     """An agent that only this definition uses: a program to start, or addresses to reach."""
 
@@ -238,7 +254,11 @@ class AgentModel(_Model):
     replicas: (
         Annotated[ReplicasModel, BeforeValidator(_replicas, json_schema_input_type=int | ReplicasModel)] | None
     ) = Field(None, description="How many processes.")
-    env: dict[str, str] = Field(default_factory=dict, description="Environment variables of the command.")
+    env: dict[str, str] = Field(
+        default_factory=dict, description="Environment variables of the command; ${{ secrets.NAME }} may stand in them."
+    )
+    tls: bool | TlsModel | None = Field(None, description="TLS to the addresses; true trusts the system's roots.")
+    token: str | None = Field(None, description="Token of the addresses: ${{ secrets.NAME }}.")
     start_timeout: DurationMs | None = Field(None, description="From launch until it must be serving.")
     resources: dict[Name, Quantity] = Field(default_factory=dict, description="Limits of the agent, such as memory.")
 
@@ -249,6 +269,12 @@ class AgentModel(_Model):
         for name in self.env:
             if not _ENV_NAME.match(name) or name.startswith("NOA_AGENT_"):
                 raise PydanticCustomError("agent_env", f"'{name}' cannot be set as an environment variable of an agent")
+        if self.address is None and (self.tls is not None or self.token is not None):
+            raise PydanticCustomError("agent_tls", "'tls' and 'token' are for agents with an 'address'")
+        if self.token is not None and not _SECRET.fullmatch(self.token):
+            raise PydanticCustomError(
+                "agent_token", "a token stands as ${{ secrets.NAME }}: a definition is kept with each of its runs"
+            )
         for address in self.address or ():
             _, colon, port = address.rpartition(":")
             if not address.startswith("unix:") and not (colon and port.isdecimal() and 0 < int(port) < 65536):

@@ -18,13 +18,14 @@ from noa.definitions.expressions import (
 )
 from noa.definitions.models import ExpressionText
 from noa.definitions.problems import known, nearest, place
-from noa.definitions.references import Use
+from noa.definitions.references import Use, chain_of
 from noa.definitions.source import NodePath, Source
 from noa.definitions.templates import Hole, UnclosedError, holes_of
 from noa.errors import Problem
 from noa.model.plan import Expression, Interpolation, Position, Reference, Template
+from noa.model.secrets import ROOT as SECRETS
 
-__all__ = ["RUN_FIELDS", "STAGE_NAMES", "TASK_NAMES", "ExpressionCompiler", "Place", "StageNames"]
+__all__ = ["INPUT_NAMES", "RUN_FIELDS", "STAGE_NAMES", "TASK_NAMES", "ExpressionCompiler", "Place", "StageNames"]
 
 RUN_FIELDS = ("id", "workflow")
 """What `run` has."""
@@ -35,7 +36,11 @@ STAGE_NAMES = ("inputs", "stages", "run")
 TASK_NAMES = (*STAGE_NAMES, "tasks")
 """In scope of a task."""
 
+INPUT_NAMES = (*TASK_NAMES, SECRETS)
+"""In scope of a task's inputs."""
+
 _ATTRIBUTES = ("outputs", "status")
+_SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HYPHENATED = re.compile(r"\.([A-Za-z_]\w*(?:-\w+)+)")
 _HINTS = {
     "item": "It exists in the tasks of a loop with 'for_each'.",
@@ -213,9 +218,9 @@ class ExpressionCompiler:
                           self._hyphen_hint(inner), at)  # fmt: skip
 
     def _unknown_name(self, name: str, at: Position, inner: str, path: NodePath, where: Place) -> None:
-        if name == "secrets":
-            message = "'secrets' is part of the language but not executed yet by this version"
-            self._add("NOT_SUPPORTED_YET", path, message, "Give agents their secrets by their environment.", at)
+        if name == SECRETS:
+            message = "secrets are in scope of a task's 'inputs' only: what is decided elsewhere is recorded"
+            self._add("SECRET_MISUSED", path, message, "Pass it on to the task that needs it.", at)
             return
         hint = self._hyphen_hint(inner)
         message = f"name '{name}' is not in scope here. In scope: {', '.join(sorted(where.names))}."
@@ -239,6 +244,8 @@ class ExpressionCompiler:
             self._field(use, self.inputs, "input", at, path)
         elif use.root == "run":
             self._field(use, RUN_FIELDS, "field of run", at, path)
+        elif use.root == SECRETS:
+            self._secret(use, at, inner, path)
         elif use.root == "tasks":
             return self._task_use(use, at, inner, path, where)
         elif use.root == "stages":
@@ -251,6 +258,17 @@ class ExpressionCompiler:
         name = str(use.path[0])
         self._add("UNKNOWN_INPUT" if what == "input" else "UNKNOWN_NAME", path,
                   f"{what} '{name}' is not known. {known(name, names)}", "", at)  # fmt: skip
+
+    def _secret(self, use: Use, at: Position, inner: str, path: NodePath) -> None:
+        """A secret is passed on as it is; nothing can be computed from it, because the result would be recorded."""
+        name = str(use.path[0]) if use.path else ""
+        if use.dynamic or len(use.path) != 1 or chain_of(inner) != (SECRETS, name):
+            message = "a secret can only be passed on as it is: ${{ secrets.NAME }}, alone or inside other text"
+            hint = "Nothing can be computed from a secret: the result would be recorded."
+            self._add("SECRET_MISUSED", path, message, hint, at)
+        elif not _SECRET_NAME.fullmatch(name):
+            self._add("SECRET_MISUSED", path, f"'{name}' cannot name a secret: letters, digits and '_' are expected",
+                      "It is looked up as the environment variable NOA_SECRET_<NAME>, or as a file.", at)  # fmt: skip
 
     def _task_use(self, use: Use, at: Position, inner: str, path: NodePath, where: Place) -> Reference | None:
         if not self._literal(use, 1, "tasks.<task>.outputs", at, path):

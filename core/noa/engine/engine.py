@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping
+from secrets import choice
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -18,7 +18,7 @@ from noa.engine.core import Core
 from noa.engine.decide import Decider
 from noa.engine.live import Running
 from noa.engine.outputs import OutputKeeper
-from noa.engine.ports import Clock, Dispatcher, EventObserver, SystemClock, TaskObserver
+from noa.engine.ports import Clock, Dispatcher, EventObserver, NoSecrets, Secrets, SystemClock, TaskObserver
 from noa.engine.run import LiveRun
 from noa.engine.state import RunState
 from noa.errors import JournalError, OwnershipError, RunStateError
@@ -39,7 +39,7 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 def new_run_id(now_ms: int) -> RunId:
     """A new id: time of creation in UTC, then 30 random bits, such as `20261122-221530-k3f9x2`."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now_ms / 1000))
-    return RunId(stamp + "-" + "".join(secrets.choice(_ALPHABET) for _ in range(6)))
+    return RunId(stamp + "-" + "".join(choice(_ALPHABET) for _ in range(6)))
 
 
 class Engine:
@@ -54,6 +54,7 @@ class Engine:
         clock: Real time unless a test says else.
         on_event: Told of each event after it is on disk.
         on_observation: Told of what is seen of attempts.
+        secrets: Gives the secrets that inputs pass on, and masks them in what comes back.
         prepare: Told of a plan before a run of it begins or goes on here; declares its agents and pools.
     """
 
@@ -68,6 +69,7 @@ class Engine:
         clock: Clock | None = None,
         on_event: EventObserver | None = None,
         on_observation: TaskObserver | None = None,
+        secrets: Secrets | None = None,
         prepare: Callable[[Plan], None] | None = None,
         lease_ms: int = LEASE_MS,
     ) -> None:
@@ -78,6 +80,7 @@ class Engine:
         self._outputs = OutputKeeper(artifacts)
         self._on_event = on_event or (lambda _run, _seq, _event: None)
         self._on_observation = on_observation or (lambda _run, _task, _attempt, _seen: None)
+        self._secrets = secrets or NoSecrets()
         self._prepare = prepare or (lambda _plan: None)
         self._lease_ms = lease_ms
         self._evaluator = Evaluator()
@@ -229,6 +232,7 @@ class Engine:
             clock=self._clock,
             outputs=self._outputs,
             sub_workflows=self._children,
+            secrets=self._secrets,
             on_event=self._on_event,
             on_observation=self._on_observation,
         )

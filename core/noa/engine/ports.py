@@ -6,14 +6,15 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import Any, Protocol
 
+from noa.errors import SecretError
 from noa.model.events import Event
 from noa.model.execution import Assignment, Observation, Outcome
 from noa.model.ids import ExecutionId, RunId, TaskPath
 from noa.plugin import Observe
 
-__all__ = ["Clock", "Dispatcher", "EventObserver", "SystemClock", "TaskObserver", "Timer"]
+__all__ = ["Clock", "Dispatcher", "EventObserver", "NoSecrets", "Secrets", "SystemClock", "TaskObserver", "Timer"]
 
 
 class Dispatcher(Protocol):
@@ -47,6 +48,32 @@ class Clock(Protocol):
 
     def random(self) -> float:
         """0 to 1."""
+
+
+class Secrets(Protocol):
+    """Gives secrets and keeps them out of what is recorded. `noa.orchestration.SecretVault` is the real one."""
+
+    def value(self, name: str) -> str:
+        """A secret. Raises SecretError where it cannot be had."""
+
+    def mask(self, text: str) -> str:
+        """Text without secrets."""
+
+    def mask_json(self, value: Any) -> Any:
+        """JSON without secrets; the same object where nothing has to be masked."""
+
+
+class NoSecrets:
+    """No secret is known."""
+
+    def value(self, name: str) -> str:
+        raise SecretError(f"secret '{name}' is not set: this engine was given no secrets", secret=name)
+
+    def mask(self, text: str) -> str:
+        return text
+
+    def mask_json(self, value: Any) -> Any:
+        return value
 
 
 class SystemClock:

@@ -16,7 +16,7 @@ import msgspec
 from noa.engine.commands import CancelAttempt, Effect, Execute, SetTimer
 from noa.engine.core import Core
 from noa.engine.outputs import OutputKeeper
-from noa.engine.ports import Clock, Dispatcher, EventObserver, TaskObserver, Timer
+from noa.engine.ports import Clock, Dispatcher, EventObserver, Secrets, TaskObserver, Timer
 from noa.errors import ConflictError, JournalError, NoaError, OwnershipError
 from noa.model.events import (
     AttemptFailed,
@@ -28,9 +28,11 @@ from noa.model.events import (
     decode_event,
     encode_event,
 )
-from noa.model.execution import Assignment, Observation, Outcome, Succeeded
+from noa.model.execution import Assignment, Log, Observation, Outcome, OutputChunk, Progress, Succeeded
 from noa.model.failure import Failure
 from noa.model.ids import ExecutionId, RunId, TaskPath, execution_id, idempotency_key
+from noa.model.plan import TaskPlan
+from noa.model.secrets import fill
 from noa.plugin import Journal, Lease
 
 __all__ = ["LiveRun", "SubWorkflows"]
@@ -71,6 +73,7 @@ class LiveRun:
         clock: Clock,
         outputs: OutputKeeper,
         sub_workflows: SubWorkflows,
+        secrets: Secrets,
         on_event: EventObserver,
         on_observation: TaskObserver,
     ) -> None:
@@ -83,6 +86,7 @@ class LiveRun:
         self._clock = clock
         self._outputs = outputs
         self._sub_workflows = sub_workflows
+        self._secrets = secrets
         self._on_event = on_event
         self._on_observation = on_observation
         self._inbox: deque[Event] = deque()
@@ -213,33 +217,39 @@ class LiveRun:
             timeouts=plan.timeouts,
             priority=plan.priority,
             output_uri=self.state.output_uri,
+            confidential=bool(plan.secrets),
         )
-        work = self._attempt(assignment, plan.workflow)
+        work = self._attempt(assignment, plan)
         self._attempts[assignment.execution_id] = asyncio.get_running_loop().create_task(work)
 
-    async def _attempt(self, assignment: Assignment, workflow: str | None) -> None:
-        clock = self._clock
+    async def _attempt(self, assignment: Assignment, plan: TaskPlan) -> None:
+        clock, secrets, workflow = self._clock, self._secrets, plan.workflow
         started_ms = clock.now_ms()
         path, attempt = assignment.task, assignment.attempt
 
         def observe(observation: Observation) -> None:
-            self._on_observation(assignment.run_id, path, attempt, observation)
+            self._on_observation(assignment.run_id, path, attempt, _masked(observation, secrets))
 
         try:
             if workflow is None:
-                outcome: Outcome = await self._dispatcher.execute(assignment, observe)
+                given = assignment
+                if plan.secrets:
+                    inputs = fill(plan.inputs, assignment.inputs, secrets.value)
+                    given = msgspec.structs.replace(assignment, inputs=inputs)
+                outcome: Outcome = await self._dispatcher.execute(given, observe)
             else:
                 outcome = await self._sub_workflows.execute(self, assignment, workflow)
+            outcome = _masked_outcome(outcome, secrets)
             if isinstance(outcome, Succeeded) and outcome.outputs:
                 outcome = self._outputs.keep(outcome, path)
         except JournalError as error:
             self.lose(error)
             return
         except NoaError as error:
-            outcome = Failure.of(error)
+            outcome = _masked_outcome(Failure.of(error), secrets)
         except Exception as error:  # an agent kind is foreign code; whatever it raises must not stop the run
             log.exception("execution %s raised", assignment.execution_id)
-            outcome = Failure("INTERNAL", f"{type(error).__name__}: {error}")
+            outcome = _masked_outcome(Failure("INTERNAL", f"{type(error).__name__}: {error}"), secrets)
         finally:
             self._attempts.pop(assignment.execution_id, None)
         self.post(self._ended(assignment, outcome, started_ms))
@@ -295,3 +305,32 @@ class LiveRun:
             task.cancel()
         if left:
             await asyncio.gather(*left, return_exceptions=True)
+
+
+def _masked_outcome(outcome: Outcome, secrets: Secrets) -> Outcome:
+    """What an agent gave without the secrets that it was given."""
+    if isinstance(outcome, Succeeded):
+        outputs = secrets.mask_json(outcome.outputs)
+        return outcome if outputs is outcome.outputs else Succeeded(outputs, secrets.mask_json(outcome.metrics))
+    if isinstance(outcome, Failure):
+        return _masked_failure(outcome, secrets)
+    return outcome  # what is no outcome at all is told by its type only
+
+
+def _masked_failure(failure: Failure, secrets: Secrets) -> Failure:
+    details = secrets.mask_json(failure.details)
+    message = secrets.mask(failure.message)
+    cause = None if failure.cause is None else _masked_failure(failure.cause, secrets)
+    if details is failure.details and message == failure.message and cause == failure.cause:
+        return failure
+    return msgspec.structs.replace(failure, message=message, details=details, cause=cause)
+
+
+def _masked(observation: Observation, secrets: Secrets) -> Observation:
+    if isinstance(observation, Log | Progress):
+        message = secrets.mask(observation.message)
+        return observation if message is observation.message else msgspec.structs.replace(observation, message=message)
+    if isinstance(observation, OutputChunk):
+        text = secrets.mask(observation.text)
+        return observation if text is observation.text else msgspec.structs.replace(observation, text=text)
+    return observation

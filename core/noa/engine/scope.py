@@ -13,6 +13,7 @@ from noa.engine.nodes import BlockNode, StageNode, TaskNode
 from noa.engine.state import RunState
 from noa.model.ids import task_path
 from noa.model.plan import Expression, Interpolation, Reference, Template
+from noa.model.secrets import ROOT, SecretMarks
 
 __all__ = ["Reads", "reads_of", "scope_for"]
 
@@ -62,6 +63,8 @@ def scope_for(
         bindings: More names, such as item and index.
     """
     scope: dict[str, Any] = {"inputs": state.inputs, "run": {"id": state.run_id, "workflow": state.plan.name}}
+    if ROOT in reads.roots:
+        scope[ROOT] = SecretMarks()
     if block is not None:
         scope.update(block.bindings)
     if bindings:

@@ -24,6 +24,7 @@ class Assignment(msgspec.Struct, frozen=True):
         inputs: JSON object; may hold artifact references.
         resources: Demands that must all be granted before it begins.
         output_uri: `file:///…/` folder for files that the run makes for a person.
+        confidential: Whether the inputs hold secrets; they are then never written anywhere, not even as an artifact.
     """
 
     execution_id: ExecutionId
@@ -40,6 +41,7 @@ class Assignment(msgspec.Struct, frozen=True):
     timeouts: Timeouts = Timeouts()
     priority: int = 0
     output_uri: str = ""
+    confidential: bool = False
 
 
 class Succeeded(msgspec.Struct, frozen=True):

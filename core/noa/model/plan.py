@@ -136,6 +136,7 @@ class TaskPlan(msgspec.Struct, frozen=True):
         optional: Its failure counts as done with null outputs.
         priority: Higher goes first among tasks that could start.
         idempotent: None means what the agent's manifest says.
+        secrets: Names of the secrets that the inputs pass on.
     """
 
     name: str
@@ -152,6 +153,7 @@ class TaskPlan(msgspec.Struct, frozen=True):
     optional: bool = False
     priority: int = 0
     idempotent: bool | None = None
+    secrets: tuple[str, ...] = ()
     position: Position = Position()
 
 
@@ -254,6 +256,7 @@ class Plan(msgspec.Struct, frozen=True):
         timeout_ms: Limit for the run; None means none.
         children: Plans of the sub-workflows by the path that tasks name.
         mode: Mode that the definition asks for.
+        secrets: Names of the secrets that it and its sub-workflows pass on.
     """
 
     name: str
@@ -273,3 +276,4 @@ class Plan(msgspec.Struct, frozen=True):
     children: Mapping[str, Plan] = {}
     mode: str = "auto"
     description: str = ""
+    secrets: tuple[str, ...] = ()

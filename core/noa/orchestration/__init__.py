@@ -6,6 +6,7 @@ it does not import grpc: the first sidecar or remote agent does.
 
 from noa.orchestration.factory import AgentFactory
 from noa.orchestration.resources import ResourceLedger, host_resources
+from noa.orchestration.secrets import SecretVault
 from noa.orchestration.status import AgentEvent, AgentState, AgentStatus, ReplicaStatus
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "AgentStatus",
     "ReplicaStatus",
     "ResourceLedger",
+    "SecretVault",
     "host_resources",
 ]

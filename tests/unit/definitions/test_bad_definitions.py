@@ -436,9 +436,40 @@ CASES: dict[str, tuple[Any, ...]] = {
         tasks("- {agent: any, action: go, §compensate: {agent: any, action: undo}}"),
         ("NOT_SUPPORTED_YET", "stage 's': task 'go': 'compensate' is part of the language but not executed yet"),
     ),
-    "secrets": (
-        tasks("- {agent: any, action: go, inputs: {x: '${{ §secrets.key }}'}}"),
-        ("NOT_SUPPORTED_YET", "'secrets' is part of the language but not executed yet"),
+    "a secret where it would be recorded": (
+        tasks("- {agent: any, action: go, when: '§secrets.key == \"x\"'}"),
+        ("SECRET_MISUSED", "secrets are in scope of a task's 'inputs' only"),
+    ),
+    "a secret in the outputs of the workflow": (
+        f"workflow:\n  name: w\n  outputs: {{x: '${{{{ §secrets.key }}}}'}}\n"
+        f"  stages: [{{name: s, type: parallel, tasks: [{OK}]}}]\n",
+        ("SECRET_MISUSED", "secrets are in scope of a task's 'inputs' only"),
+    ),
+    "a computed secret": (
+        tasks("- {agent: any, action: go, inputs: {x: '${{ size(§secrets.key) }}'}}"),
+        ("SECRET_MISUSED", "a secret can only be passed on as it is"),
+    ),
+    "all secrets": (
+        tasks("- {agent: any, action: go, inputs: {x: '${{ §secrets }}'}}"),
+        ("SECRET_MISUSED", "a secret can only be passed on as it is"),
+    ),
+    "a secret by a computed name": (
+        tasks("- {agent: any, action: go, inputs: {x: '${{ §secrets[inputs.name] }}'}}"),
+        ("SECRET_MISUSED", "a secret can only be passed on as it is"),
+    ),
+    "a secret with a path for its name": (
+        tasks("- {agent: any, action: go, inputs: {x: '${{ §secrets[\"../key\"] }}'}}"),
+        ("SECRET_MISUSED", "'../key' cannot name a secret"),
+    ),
+    "a token in plain text": (
+        "workflow:\n  name: w\n  agents:\n    far: §{address: 'far:1', token: plain}\n"
+        f"  stages: [{{name: s, type: parallel, tasks: [{OK}]}}]\n",
+        ("WRONG_VALUE", "a token stands as ${{ secrets.NAME }}"),
+    ),
+    "tls of a sidecar": (
+        'workflow:\n  name: w\n  agents:\n    near: §{command: ["true"], tls: true}\n'
+        f"  stages: [{{name: s, type: parallel, tasks: [{OK}]}}]\n",
+        ("WRONG_VALUE", "'tls' and 'token' are for agents with an 'address'"),
     ),
     "cache": (tasks("- {agent: any, action: go, §cache: {key: x}}"), ("NOT_SUPPORTED_YET", "'cache'")),
     "approval in a branch": (

@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "resume": "Go on with a run whose process is gone.",
     "agents": "List the agents that definitions can name.",
     "plugins": "List the plugins that are loaded.",
+    "new": "Begin a package of your own: an agent or a plugin.",
     "schema": "Print the JSON Schema of definitions.",
 }
 """Name -> one sentence for `noa --help`; the command itself is `command` in `noa.cli.<name>`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from noa.plugin import (
+    AgentDeclaration,
     AgentKind,
     ArtifactStore,
     Journal,
@@ -18,8 +19,14 @@ __all__: list[str] = []
 
 
 @hookimpl
+def noa_agents() -> Sequence[AgentDeclaration]:
+    """The agent `factory`, by which a workflow starts, scales and ends others."""
+    return [AgentDeclaration("factory", kind="pools", description="Starts, scales and ends replicas of other agents.")]
+
+
+@hookimpl
 def noa_agent_kinds() -> Sequence[AgentKind]:
-    """In-process, sidecar, remote."""
+    """In-process, sidecar, remote, and pools for agents that steer others."""
     from noa.orchestration.kinds import BUILTIN_AGENT_KINDS
 
     return [kind() for kind in BUILTIN_AGENT_KINDS]

@@ -106,7 +106,7 @@ async def test_agent_that_is_not_declared_is_named_with_the_nearest(bench: Any) 
 async def test_kind_that_is_not_known_is_named(bench: Any) -> None:
     declare(bench, None, kind="carrier-pigeon")
     assert (
-        "kind 'carrier-pigeon' is not known. Known: in-process, remote, sidecar"
+        "kind 'carrier-pigeon' is not known. Known: in-process, pools, remote, sidecar"
         in (await bench.execute("busy", "quick")).message
     )
 

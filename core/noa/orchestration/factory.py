@@ -20,8 +20,9 @@ from noa.orchestration.pool import Pool, QueueFullError
 from noa.orchestration.resources import ResourceLedger
 from noa.orchestration.sampling import Sampler
 from noa.orchestration.status import AgentEvent, AgentStatus
+from noa.orchestration.steering import Steering
 from noa.orchestration.supervisor import Supervisor
-from noa.plugin import AgentDeclaration, AgentHealth, ArtifactStore, Observe, Registry
+from noa.plugin import AgentConnection, AgentDeclaration, AgentHealth, ArtifactStore, Observe, Registry
 
 __all__ = ["AgentFactory"]
 
@@ -70,6 +71,7 @@ class AgentFactory:
         self._attempts: dict[ExecutionId, Attempt] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sampler = Sampler(self._replicas)
+        self._steering = Steering(self._pool, self._status_of, self._declarations)
         self._closing = False
 
     # --- an attempt --------------------------------------------------------------------------------------------
@@ -195,11 +197,12 @@ class AgentFactory:
             attempt.observe(Waiting("agent", attempt.assignment.agent))
 
         attempt.pool = pool
+        assignment = attempt.assignment
         if pool.started:
             queued()
-            return await pool.take(attempt.assignment.priority)
+            return await pool.take(assignment.priority, run=assignment.run_id)
         attempt.observe(_STARTING)
-        return await pool.take(attempt.assignment.priority, on_queued=queued)
+        return await pool.take(assignment.priority, on_queued=queued, run=assignment.run_id)
 
     def _rest(self, attempt: Attempt, pool: Pool, replica: Supervisor, refused: Failure) -> None:
         """An agent refused the work: it did nothing, so the attempt queues again, elsewhere first."""
@@ -256,14 +259,20 @@ class AgentFactory:
         self._stop(attempt, _execution_timeout(attempt.assignment), _STOP_GRACE_S, "its time is over")
 
     async def release(self, run: RunId, agents: Collection[str], *, grace_s: float = _STOP_GRACE_S) -> None:
-        """Tell every started replica of these agents to let go of everything that it holds for a run.
+        """Tell every started replica of these agents to let go of everything that it holds for a run, then end the
+        replicas that the run alone held.
 
-        Returns within about the grace. What goes wrong is logged: a run that is over stays over.
+        Each of the two within about the grace. What goes wrong is logged: a run that is over stays over.
         """
         pools = [pool for name, pool in self._pools.items() if name in agents]
         connections = [r.connection for pool in pools for r in pool.replicas if r.connection is not None]
-        if not connections:
-            return
+        if connections:
+            await self._release_on(connections, run, grace_s)
+        ending = [self._spawn(replica.wait_retired()) for p in self._pools.values() for replica in p.run_over(run)]
+        if ending:
+            await asyncio.wait(ending, timeout=grace_s + 1.0)
+
+    async def _release_on(self, connections: Collection[AgentConnection], run: RunId, grace_s: float) -> None:
         calls = [self._spawn(c.cancel(run=run, grace_s=grace_s, reason="the run is over")) for c in connections]
         done, late = await asyncio.wait(calls, timeout=grace_s + 1.0)
         for call in late:
@@ -294,17 +303,21 @@ class AgentFactory:
 
     async def status(self) -> list[AgentStatus]:
         """Every declared agent now, by name."""
-        found = []
-        for name, declaration in sorted(self._declarations.items()):
-            pool = self._pools.get(name)
-            found.append(
-                pool.status()
-                if pool is not None
-                else AgentStatus(
-                    name, declaration.kind, "idle", description=declaration.description, plugin=declaration.plugin
-                )
-            )
-        return found
+        return [self._status_of(name) for name in sorted(self._declarations)]
+
+    def _status_of(self, name: str) -> AgentStatus:
+        pool = self._pools.get(name)
+        if pool is not None:
+            return pool.status()
+        declaration = self._declarations[name]
+        return AgentStatus(
+            name,
+            declaration.kind,
+            "idle",
+            description=declaration.description,
+            plugin=declaration.plugin,
+            max_replicas=len(declaration.addresses) or max(1, declaration.min_replicas, declaration.max_replicas),
+        )
 
     async def describe(self, name: str) -> AgentHealth:
         """Start an agent where needed, and ask it who it is.
@@ -316,7 +329,7 @@ class AgentFactory:
         """
         if name not in self._declarations:
             raise UsageError(self._unknown(name), agent=name)
-        pool = self._pools.get(name) or self._open(name)
+        pool = self._pool(name)
         connection = next((r.connection for r in pool.replicas if r.connection is not None), None)
         if connection is not None:
             return await connection.health()
@@ -347,6 +360,10 @@ class AgentFactory:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _pool(self, name: str) -> Pool:
+        """The agent's pool. Raises UnknownAgentError, QueueFullError, AgentStartError."""
+        return self._pools.get(name) or self._open(name)
+
     def _open(self, name: str) -> Pool:
         declaration = self._declarations.get(name)
         if declaration is None:
@@ -361,7 +378,7 @@ class AgentFactory:
                 agent=name,
                 permanent=True,
             )
-        pool = self._pools[name] = Pool(declaration, kind, self._places, self._emit)
+        pool = self._pools[name] = Pool(declaration, kind, self._places, self._emit, self._steering)
         return pool
 
     def _unknown(self, name: str) -> str:

@@ -8,17 +8,21 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from noa.errors import NoaError
+from noa.errors import NoaError, UsageError
+from noa.model.ids import RunId
+from noa.orchestration.holds import NOBODY, Hold, Holds
 from noa.orchestration.status import AgentEvent, AgentState, AgentStatus
 from noa.orchestration.supervisor import Supervisor
-from noa.plugin import AgentDeclaration, AgentKind, ArtifactStore
+from noa.plugin import AgentDeclaration, AgentKind, AgentPools, ArtifactStore
 
-__all__ = ["QUEUE_LIMIT", "Pool", "QueueFullError"]
+__all__ = ["QUEUE_LIMIT", "NotSteerableError", "Pool", "QueueFullError", "ReplicaLimitError"]
 
 QUEUE_LIMIT = 10_000
 """Attempts that may wait for one agent; `options.queue_limit` of the declaration changes it."""
 
-_BEST_FIRST: tuple[AgentState, ...] = ("serving", "starting", "waiting_to_restart", "failed", "idle", "closed")
+_BEST_FIRST: tuple[AgentState, ...] = (
+    "serving", "starting", "draining", "waiting_to_restart", "failed", "idle", "closed",
+)  # fmt: skip
 
 
 class QueueFullError(NoaError):
@@ -27,14 +31,29 @@ class QueueFullError(NoaError):
     code = "OVERLOADED"
 
 
+class ReplicaLimitError(UsageError):
+    """More replicas were asked for than the agent's declaration lets it have. Nothing was changed."""
+
+    code = "REPLICA_LIMIT"
+
+
+class NotSteerableError(UsageError):
+    """The replicas of this agent are not the engine's to start and end. Nothing was changed."""
+
+    code = "AGENT_NOT_STEERABLE"
+
+
 class Pool:
-    """An agent: its replicas and its queue. Replicas start when the first attempt needs one.
+    """An agent: its replicas and its queue. Replicas start when the first attempt needs one, or a run asks for them.
+
+    Replicas are wanted in the order of their numbers: where n are wanted, those are the first n.
 
     Args:
         declaration: Of the agent.
         kind: How it is reached.
         places: Folders and store for the connections: (runtime_dir, log_dir, artifacts).
         emit: Takes what happens to replicas.
+        pools: For agents that steer others.
     """
 
     def __init__(
@@ -43,19 +62,23 @@ class Pool:
         kind: AgentKind,
         places: tuple[Path, Path, ArtifactStore],
         emit: Callable[[AgentEvent], None],
+        pools: AgentPools | None = None,
     ) -> None:
         self.declaration = declaration
         self.closed = False
         most = len(declaration.addresses) or max(1, declaration.min_replicas, declaration.max_replicas)
-        self._least = len(declaration.addresses) or max(1, declaration.min_replicas)
+        self._holds = Holds(len(declaration.addresses) or max(1, declaration.min_replicas))
         self._queue_limit = int(declaration.options.get("queue_limit", QUEUE_LIMIT))
         self._waiting: dict[int, OrderedDict[int, asyncio.Future[Supervisor]]] = {}
         self._untold: dict[int, Callable[[], None]] = {}
+        self._askers: dict[int, RunId] = {}
+        self._watchers: list[asyncio.Future[None]] = []
         self._count = 0
         self._numbers = 0
         self._wake: asyncio.TimerHandle | None = None
         self.replicas = [
-            Supervisor(declaration, index, kind, places, changed=self._changed, emit=emit) for index in range(most)
+            Supervisor(declaration, index, kind, places, changed=self._changed, emit=emit, pools=pools)
+            for index in range(most)
         ]
         self._only = self.replicas[0] if most == 1 else None
 
@@ -70,17 +93,20 @@ class Pool:
             return None
         only = self._only
         if only is not None:
-            if only.connection is None or (only.capacity and only.in_flight >= only.capacity) or only.resting_until:
+            if only.state != "serving" or (only.capacity and only.in_flight >= only.capacity) or only.resting_until:
                 return None if only.connection is None or not self._free(only) else self._use(only)
             only.in_flight += 1
             return only
         return self._least_loaded()
 
-    async def take(self, priority: int, on_queued: Callable[[], None] | None = None) -> Supervisor:
+    async def take(
+        self, priority: int, on_queued: Callable[[], None] | None = None, *, run: RunId = NOBODY
+    ) -> Supervisor:
         """Wait for a slot, by priority and then in order of arrival; starts replicas where they are needed.
 
         Args:
             priority: Higher goes first.
+            run: For whose task.
             on_queued: Called, at most once, when the agent has started and there is no slot for this one yet; must
                 not raise.
 
@@ -90,7 +116,7 @@ class Pool:
         """
         if self.closed:
             raise QueueFullError(f"agent '{self.declaration.name}' is being closed")
-        self._ensure()
+        self._ensure(run)
         if (taken := self.try_take()) is not None:
             return taken
         if not any(replica.hopeful for replica in self.replicas):
@@ -102,11 +128,13 @@ class Pool:
                 agent=self.declaration.name,
                 limit=self._queue_limit,
             )
-        return await self._wait(priority, on_queued)
+        return await self._wait(priority, on_queued, run)
 
     def give(self, replica: Supervisor) -> None:
         """Give a slot back."""
         replica.in_flight -= 1
+        if replica.state == "draining":
+            replica.end_if_drained()
         if self._count:
             self._dispatch()
 
@@ -129,6 +157,8 @@ class Pool:
             health=known,
             description=self.declaration.description,
             plugin=self.declaration.plugin,
+            held=self._holds.held,
+            max_replicas=len(self.replicas),
         )
 
     def describe_wait(self) -> str:
@@ -143,6 +173,95 @@ class Pool:
         busy = sum(replica.in_flight for replica in serving)
         return f"waits for a free slot of agent '{name}': {busy} executions go on, {self._count} wait"
 
+    # --- steering ----------------------------------------------------------------------------------------------
+
+    async def hold(self, run: RunId, replicas: int, *, keep: bool | None, exactly: bool, wait: bool) -> None:
+        """Let a run hold at least, or exactly, so many replicas; see `AgentPools.spawn` and `scale`.
+
+        Args:
+            keep: Whether they stay when the run is over; None leaves it as it is.
+        """
+        self._check_steerable(replicas)
+        before = self._holds.of(run)
+        if before is not None:
+            replicas = replicas if exactly else max(replicas, before.replicas)
+            keep = before.keep if keep is None else keep
+        self._holds.hold(run, Hold(replicas, bool(keep)))
+        if exactly:
+            self._holds.need_no_more(run)
+        wanted = self.replicas[:replicas]
+        for replica in wanted:
+            replica.begin()
+        ending = self._shrink() if exactly else []
+        if not wait:
+            return
+        try:
+            await self._until_serving(wanted)
+        except NoaError:
+            self._holds.hold(run, before)
+            self._shrink()
+            raise
+        await _until_retired(ending)
+
+    async def let_go(self, run: RunId, *, kept: bool = False, wait: bool = True) -> None:
+        """End what only this run wants, and with `kept` what runs that are over asked to stay."""
+        self._check_steerable()
+        for one in (run, NOBODY) if kept else (run,):
+            self._holds.hold(one, None)
+            self._holds.need_no_more(one)
+        ending = self._shrink()
+        if wait:
+            await _until_retired(ending)
+
+    def run_over(self, run: RunId) -> list[Supervisor]:
+        """A run is over: end what it alone held; the replicas that are still ending."""
+        held = run in self._holds
+        self._holds.over(run)
+        return self._shrink() if held else []
+
+    def _check_steerable(self, replicas: int = 1) -> None:
+        declaration = self.declaration
+        if declaration.addresses:
+            raise NotSteerableError(
+                f"agent '{declaration.name}' runs elsewhere ({', '.join(declaration.addresses)}): noa neither starts "
+                "nor ends it. Declare it with a command to have it started here",
+                agent=declaration.name,
+            )
+        if not 1 <= replicas <= len(self.replicas):
+            raise ReplicaLimitError(
+                f"agent '{declaration.name}' may have 1 to {len(self.replicas)} replicas, {replicas} were asked for: "
+                "ask for fewer, or raise max_replicas of its declaration (in a definition: replicas.max of the agent)",
+                agent=declaration.name,
+                max_replicas=len(self.replicas),
+                replicas=replicas,
+            )
+
+    def _shrink(self) -> list[Supervisor]:
+        """Retire what nobody wants any more; those that are not over yet."""
+        wanted = max(self._holds.wanted, self._holds.least if self._count else 0)
+        for replica in self.replicas[wanted:]:
+            replica.retire()
+        return [replica for replica in self.replicas[wanted:] if replica.state == "draining"]
+
+    async def _until_serving(self, wanted: list[Supervisor]) -> None:
+        while True:
+            for replica in wanted:
+                if replica.state == "draining":
+                    return  # it was let go meanwhile
+                if not replica.hopeful:
+                    raise replica.start_error()
+            if all(replica.state == "serving" for replica in wanted):
+                return
+            change = asyncio.get_running_loop().create_future()
+            self._watchers.append(change)
+            await change
+
+    def _tell_watchers(self) -> None:
+        watchers, self._watchers = self._watchers, []
+        for watcher in watchers:
+            if not watcher.done():
+                watcher.set_result(None)
+
     async def close(self, *, grace_s: float) -> None:
         """End all replicas; who still waits gets an error. Idempotent."""
         self.closed = True
@@ -151,15 +270,16 @@ class Pool:
         self._fail_waiting(QueueFullError(f"agent '{self.declaration.name}' is being closed"))
         await asyncio.gather(*(replica.close(grace_s=grace_s) for replica in self.replicas))
 
-    async def _wait(self, priority: int, on_queued: Callable[[], None] | None) -> Supervisor:
+    async def _wait(self, priority: int, on_queued: Callable[[], None] | None, run: RunId) -> Supervisor:
         self._numbers += 1
         number = self._numbers
         slot: asyncio.Future[Supervisor] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(-priority, OrderedDict())[number] = slot
         self._count += 1
+        self._askers[number] = run
         if on_queued is not None:
             self._untold[number] = on_queued
-        self._scale_up()
+        self._scale_up(run)
         try:
             return await slot
         except asyncio.CancelledError:
@@ -174,6 +294,7 @@ class Pool:
         if queue is not None and queue.pop(number, None) is not None:
             self._count -= 1
             self._untold.pop(number, None)
+            del self._askers[number]
             if not queue:
                 del self._waiting[key]
 
@@ -201,6 +322,8 @@ class Pool:
         return self._use(best) if best is not None else None
 
     def _free(self, replica: Supervisor) -> bool:
+        if replica.state != "serving":
+            return False
         if replica.resting_until:
             if replica.resting_until > time.monotonic():
                 return False
@@ -211,27 +334,35 @@ class Pool:
         replica.in_flight += 1
         return replica
 
-    def _ensure(self) -> None:
-        for replica in self.replicas[: self._least]:
+    def _ensure(self, run: RunId) -> None:
+        for replica in self.replicas[: self._holds.least]:
             if not replica.hopeful:
-                replica.begin()
+                self._begin(replica, run)
 
-    def _scale_up(self) -> None:
-        """One more replica, where all that serve are busy and none is on its way."""
-        if any(replica.hopeful and replica.state != "serving" for replica in self.replicas):
+    def _scale_up(self, run: RunId) -> None:
+        """One more replica, where all that serve are busy and none is on its way; who holds some has what it wants."""
+        if run in self._holds or any(replica.hopeful and replica.state != "serving" for replica in self.replicas):
             return
         for replica in self.replicas:
-            if replica.state == "idle":
-                replica.begin()
+            if replica.state in ("idle", "draining"):
+                self._begin(replica, run)
                 return
 
+    def _begin(self, replica: Supervisor, run: RunId) -> None:
+        """Start a replica because a task needs it."""
+        if run not in self._holds:
+            self._holds.need(run, replica.index + 1)
+        replica.begin()
+
     def _changed(self) -> None:
+        if self._watchers:
+            self._tell_watchers()
         if self._count and not any(replica.hopeful for replica in self.replicas):
             self._fail_waiting(self._start_error())
         elif self._count:
             self._dispatch()
             if self._count and all(r.state == "serving" or not r.hopeful for r in self.replicas):
-                self._scale_up()
+                self._scale_up(self._askers[next(iter(self._waiting[min(self._waiting)]))])
             if self._untold and self.started:
                 self._tell_queued()
 
@@ -247,6 +378,7 @@ class Pool:
     def _fail_waiting(self, error: NoaError) -> None:
         waiting, self._waiting, self._count = self._waiting, {}, 0
         self._untold.clear()
+        self._askers.clear()
         for queue in waiting.values():
             for slot in queue.values():
                 if not slot.done():
@@ -266,3 +398,8 @@ class Pool:
         if left:
             self._wake_at(min(left))
         self._dispatch()
+
+
+async def _until_retired(replicas: list[Supervisor]) -> None:
+    for replica in replicas:
+        await replica.wait_retired()

@@ -12,7 +12,15 @@ from typing import Any, Literal
 
 from noa.errors import AgentError, AgentMismatchError, AgentStartError, NoaError
 from noa.orchestration.status import AgentEvent, AgentState, ReplicaStatus
-from noa.plugin import AgentConnection, AgentContext, AgentDeclaration, AgentHealth, AgentKind, ArtifactStore
+from noa.plugin import (
+    AgentConnection,
+    AgentContext,
+    AgentDeclaration,
+    AgentHealth,
+    AgentKind,
+    AgentPools,
+    ArtifactStore,
+)
 
 __all__ = ["CRASH_LIMIT", "CRASH_WINDOW_S", "Supervisor"]
 
@@ -24,6 +32,7 @@ CRASH_WINDOW_S = 60.0
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 10.0
+_RETIRE_GRACE_S = 5.0
 
 
 class Supervisor:
@@ -36,10 +45,11 @@ class Supervisor:
         places: Folders and store for the connections: (runtime_dir, log_dir, artifacts).
         changed: Called after every change of state.
         emit: Takes what happened.
+        pools: For agents that steer others.
 
     Attributes:
         state: Where it is.
-        connection: The live connection; None unless serving.
+        connection: The live connection; None unless serving or draining.
         health: What the agent last said of itself.
         in_flight: Executions that the pool gave it.
         capacity: Executions at once; 0 means no limit.
@@ -56,6 +66,7 @@ class Supervisor:
         *,
         changed: Callable[[], None],
         emit: Callable[[AgentEvent], None],
+        pools: AgentPools | None = None,
     ) -> None:
         self.index = index
         self.state: AgentState = "idle"
@@ -73,9 +84,13 @@ class Supervisor:
         self._places = places
         self._changed = changed
         self._emit = emit
+        self._pools = pools
         self._crashes: deque[float] = deque()
         self._starting: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._leaving: set[AgentConnection] = set()
+        self._ending: asyncio.Task[None] | None = None
+        self._retired: asyncio.Future[None] | None = None
 
     @property
     def hopeful(self) -> bool:
@@ -99,22 +114,61 @@ class Supervisor:
             memory_bytes=self.memory_bytes,
             restarts=max(0, self.starts - 1),
             message=self.error.message if self.error is not None and self.state != "serving" else "",
+            language=self.health.language if self.health is not None else "",
+            version=self.health.version if self.health is not None else "",
         )
 
     def begin(self) -> None:
-        """Start it, unless it serves, is being started, was closed or is failed for now."""
+        """Start it, unless it serves, is being started, was closed or is failed for now; no more draining then."""
+        if self.state == "draining" and self.connection is not None:
+            self._serve_again()
+            return
         if self._starting is not None or self.state in ("serving", "closed") or self._given_up():
             return
+        if self.state == "draining":
+            self.state = "starting"
+            self._tell_retired()
         self._starting = asyncio.get_running_loop().create_task(self._start(), name=f"start {self._name}")
+
+    def retire(self) -> None:
+        """Take nothing new and end once nothing is in flight; then idle, and may begin again. Idempotent."""
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            starting.cancel()
+            self.state = "draining"
+            self._ending = self._spawn(self._start_called_off(starting, self._ending))
+        elif self.state == "serving":
+            self.state = "draining"
+            self._tell("draining", "")
+            self.end_if_drained()
+        elif self.state == "waiting_to_restart":
+            self.state = "idle"
+
+    def end_if_drained(self) -> None:
+        """End it where it is draining and nothing is in flight any more."""
+        connection = self.connection
+        if self.state == "draining" and connection is not None and not self.in_flight:
+            self.connection = None
+            self._ending = self._spawn(self._end(connection, _RETIRE_GRACE_S))
+
+    async def wait_retired(self) -> None:
+        """Wait until it is not draining any more: it has ended, or is wanted again."""
+        while self.state == "draining":
+            if self._retired is None or self._retired.done():
+                self._retired = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._retired)
 
     async def close(self, *, grace_s: float) -> None:
         """Drain and end; nothing is left running. Idempotent."""
         self.state = "closed"
+        self._tell_retired()
         starting, self._starting = self._starting, None
         if starting is not None:
             starting.cancel()
             await asyncio.wait([starting])
         connection, self.connection = self.connection, None
+        retiring, self._leaving = self._leaving, set()
+        await asyncio.gather(*(self._close(old, grace_s) for old in retiring))
         if connection is not None:
             await self._close(connection, grace_s)
             self._tell("closed", "")
@@ -148,7 +202,37 @@ class Supervisor:
         delay = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(len(crashes) - 1, 10))
         return max(0.0, crashes[-1] + delay - time.monotonic())
 
+    async def _end(self, connection: AgentConnection, grace_s: float) -> None:
+        await self._close(connection, grace_s)
+        self._ended()
+
+    async def _start_called_off(self, starting: asyncio.Task[None], before: asyncio.Task[None] | None) -> None:
+        await asyncio.wait([starting] if before is None else [starting, before])
+        self._ended()
+
+    def _ended(self) -> None:
+        if self._ending is not asyncio.current_task():
+            return
+        self._ending = None
+        if self.state == "draining" and self._starting is None:
+            self.state = "idle"
+            self._tell("idle", "retired")
+            self._tell_retired()
+            self._changed()
+
+    def _serve_again(self) -> None:
+        self.state = "serving"
+        self._tell("serving", "wanted again")
+        self._tell_retired()
+        self._changed()
+
+    def _tell_retired(self) -> None:
+        if self._retired is not None and not self._retired.done():
+            self._retired.set_result(None)
+
     async def _start(self) -> None:
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
         delay = self._backoff_s()
         if delay:
             self.state = "waiting_to_restart"
@@ -183,19 +267,48 @@ class Supervisor:
         def lost(reason: str) -> None:
             if made and self.connection is made[0]:
                 self._lost(made[0], reason)
+            elif made and made[0] in self._leaving:
+                self._leaving.discard(made[0])
+                self._spawn(self._close(made[0], _RETIRE_GRACE_S))
 
-        context = AgentContext(runtime_dir, log_dir, artifacts, lost)
+        def heard(health: AgentHealth) -> None:
+            if made and self.connection is made[0]:
+                self._heard(made[0], health)
+
+        context = AgentContext(runtime_dir, log_dir, artifacts, lost, self._pools, heard)
         made.append(self._kind.connect(self._declaration, self.index, context))
         return made[0]
 
     def _serve(self, connection: AgentConnection, health: AgentHealth) -> None:
         self._starting = None
         self.connection, self.health, self.error = connection, health, None
-        announced, wanted = health.capacity, self._declaration.capacity
-        self.capacity = announced if wanted is None else min(wanted, announced) if announced else wanted
+        self.capacity = self._capacity_of(health)
         self.state = "serving"
         self._tell("serving", f"{health.name} {health.version} ({health.language})")
         self._changed()
+
+    def _capacity_of(self, health: AgentHealth) -> int:
+        announced, wanted = health.capacity, self._declaration.capacity
+        return announced if wanted is None else min(wanted, announced) if announced else wanted
+
+    def _heard(self, connection: AgentConnection, health: AgentHealth) -> None:
+        """What the agent says of itself while it serves."""
+        self.health = health
+        if health.status == "draining":
+            if self.state == "serving":
+                self._leave(connection, health.message)
+            return
+        if (capacity := self._capacity_of(health)) != self.capacity:
+            self.capacity = capacity
+            self._changed()
+
+    def _leave(self, connection: AgentConnection, message: str) -> None:
+        """An agent that drains on its own account ends what it does; another takes its place at once."""
+        reason = f"Health says DRAINING{f': {message}' if message else ''}"
+        self._tell("draining", reason)
+        self.connection = None
+        self._leaving.add(connection)
+        self._replace(reason)
 
     def _start_failed(self, error: NoaError) -> None:
         self._starting = None
@@ -209,10 +322,17 @@ class Supervisor:
 
     def _lost(self, connection: AgentConnection, reason: str) -> None:
         self.connection = None
+        self._tell("lost", reason)
+        if self.state == "draining":
+            self._ending = self._spawn(self._end(connection, 0.0))
+            return
+        self._spawn(self._close(connection, 0.0))
+        self._replace(reason)
+
+    def _replace(self, reason: str) -> None:
+        """Start another in place of one that goes away, unless too many went away."""
         self._crashes.append(time.monotonic())
         self.error = AgentError(f"agent '{self._declaration.name}' went away: {reason}")
-        self._spawn(self._close(connection, 0.0))
-        self._tell("lost", reason)
         if self.state == "closed":
             return
         if self._given_up():
@@ -246,10 +366,11 @@ class Supervisor:
         except Exception:  # foreign code: an agent kind of a plugin
             log.exception("agent %s: closing it failed", self._name)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+        return task
 
     def _tell(self, state: AgentState | Literal["lost"], detail: str) -> None:
         self._emit(AgentEvent(self._declaration.name, self.index, state, detail, self.pid))

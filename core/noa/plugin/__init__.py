@@ -28,6 +28,7 @@ from noa.plugin.interfaces import (
     StageView,
     TemplateSpec,
 )
+from noa.plugin.pools import AgentPools, AgentState, AgentStatus, ReplicaStatus
 from noa.plugin.registry import PluginInfo, Registry
 
 __all__ = [
@@ -37,6 +38,9 @@ __all__ = [
     "AgentDeclaration",
     "AgentHealth",
     "AgentKind",
+    "AgentPools",
+    "AgentState",
+    "AgentStatus",
     "AlertChannel",
     "Artifact",
     "ArtifactStore",
@@ -60,6 +64,7 @@ __all__ = [
     "Progress",
     "RecoveryStrategy",
     "Registry",
+    "ReplicaStatus",
     "Retry",
     "Rollback",
     "RunRecord",

@@ -16,6 +16,7 @@ from noa.model.failure import Failure
 from noa.model.ids import ExecutionId, RunId
 from noa.model.payload import Artifact
 from noa.model.plan import StagePlan
+from noa.plugin.pools import AgentPools
 
 __all__ = [
     "ActionInfo",
@@ -114,6 +115,10 @@ class AgentHealth:
     in_flight: int = 0
 
 
+def _unheard(health: AgentHealth) -> None:
+    """Nobody wants to know."""
+
+
 @dataclass(frozen=True, slots=True)
 class AgentContext:
     """What an agent kind may use to reach an agent.
@@ -123,12 +128,17 @@ class AgentContext:
         log_dir: Folder for the agents' captured output.
         artifacts: Store for large payloads.
         on_lost: Called once, from the event loop, when a connection breaks for good; the argument says why.
+        pools: The engine's pools of agents, for an agent that steers others.
+        on_health: May be called, from the event loop, with what the agent said of itself after its start: one that
+            says "draining" gets no new work and is replaced.
     """
 
     runtime_dir: Path
     log_dir: Path
     artifacts: ArtifactStore
     on_lost: Callable[[str], None]
+    pools: AgentPools | None = None
+    on_health: Callable[[AgentHealth], None] = _unheard
 
 
 class AgentConnection(ABC):

@@ -32,7 +32,7 @@ type Validator interface {
 type action struct {
 	spec    Action
 	proto   *agentpb.Action
-	perform func(ctx context.Context, x *Execution, input []byte) (output []byte, err error)
+	perform func(ctx context.Context, x *Execution, input []byte) (output document, err error)
 }
 
 // Handle registers work as the action act. In and Out must be encoded as JSON objects: structs, or maps with
@@ -42,6 +42,19 @@ type action struct {
 // ctx is cancelled when the execution is cancelled or its deadline passes; work that ignores it is abandoned. An
 // error that is, or wraps, a [Fail] fails the execution as it says, any other with INTERNAL; so does a panic.
 func Handle[In, Out any](a *Agent, act Action, work func(ctx context.Context, x *Execution, in In) (Out, error)) {
+	handle[In, Out](a, act, func(ctx context.Context, x *Execution, in In, output Schema) (document, error) {
+		out, err := work(ctx, x, in)
+		if err != nil {
+			return document{}, err
+		}
+		return encodeOutput(output, out)
+	})
+}
+
+// handle is Handle for work that writes its output itself. Out only says how that looks.
+func handle[In, Out any](
+	a *Agent, act Action, work func(ctx context.Context, x *Execution, in In, output Schema) (document, error),
+) {
 	input, output := objectSchema[In](act.Name), objectSchema[Out](act.Name)
 	a.register(&action{
 		spec: act,
@@ -49,16 +62,12 @@ func Handle[In, Out any](a *Agent, act Action, work func(ctx context.Context, x 
 			Name: act.Name, Description: act.Description, Idempotent: act.Idempotent,
 			InputSchema: toStruct(input), OutputSchema: toStruct(output),
 		},
-		perform: func(ctx context.Context, x *Execution, raw []byte) ([]byte, error) {
+		perform: func(ctx context.Context, x *Execution, raw []byte) (document, error) {
 			in, err := decodeInput[In](input, raw)
 			if err != nil {
-				return nil, Fail{Code: CodeInvalidInput, Message: fmt.Sprintf("action %q: %s", act.Name, err)}
+				return document{}, Failf(CodeInvalidInput, "action %q: %s", act.Name, err)
 			}
-			out, err := work(ctx, x, in)
-			if err != nil {
-				return nil, err
-			}
-			return encodeOutput(output, out)
+			return work(ctx, x, in, output)
 		},
 	})
 }
@@ -104,10 +113,10 @@ func decodingError(err error) error {
 	return &FieldError{Field: "input", Problem: err.Error()}
 }
 
-func encodeOutput(s Schema, out any) ([]byte, error) {
+func encodeOutput(s Schema, out any) (document, error) {
 	raw, err := json.Marshal(out)
 	if err != nil {
-		return nil, Fail{Code: CodeInternal, Message: "the output cannot be written as JSON: " + err.Error()}
+		return document{}, Failf(CodeInternal, "the output cannot be written as JSON: %s", err)
 	}
 	if bytes.Equal(raw, []byte("null")) {
 		raw = []byte("{}")
@@ -117,9 +126,9 @@ func encodeOutput(s Schema, out any) ([]byte, error) {
 		err = s.check(value)
 	}
 	if err != nil {
-		return nil, Fail{Code: CodeInternal, Message: "the output does not fit its schema: " + err.Error()}
+		return document{}, Failf(CodeInternal, "the output does not fit its schema: %s", err)
 	}
-	return raw, nil
+	return document{size: int64(len(raw)), text: bytes.NewReader(raw)}, nil
 }
 
 // decodeJSON reads one JSON value and keeps its numbers as they are written.

@@ -1,7 +1,7 @@
 package noaagent
 
 import (
-	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -58,10 +58,13 @@ func (ArtifactRef) JSONSchema() Schema {
 }
 
 // Artifacts creates and reads artifacts: files that are named by what is in them.
-type Artifacts struct{ prefix string }
+type Artifacts struct {
+	prefix string
+	ctx    context.Context // of the execution that writes; nil for one that only reads
+}
 
 // Create copies content into the store and returns its reference once it is on disk. The same content twice is one
-// artifact. On an error nothing is left behind.
+// artifact. On an error nothing is left behind; the end of the execution is one.
 func (s Artifacts) Create(contentType string, content io.Reader) (ref ArtifactRef, err error) {
 	if s.prefix == "" {
 		return ref, errors.New("create artifact: the engine named no artifact_prefix")
@@ -72,6 +75,9 @@ func (s Artifacts) Create(contentType string, content io.Reader) (ref ArtifactRe
 	}
 	temporary := filepath.Join(dir, ".tmp-"+rand.Text())
 	defer func() { _ = os.Remove(temporary) }() // gone already once it is renamed
+	if s.ctx != nil {
+		content = Reader(s.ctx, content)
+	}
 	size, sum, err := writeSynced(temporary, content)
 	if err != nil {
 		return ref, fmt.Errorf("create artifact: %w", err)
@@ -156,6 +162,22 @@ func (s Artifacts) Read(ref ArtifactRef) ([]byte, error) {
 	return content, nil
 }
 
+// Reader reads from r until ctx is cancelled, and fails with the cause of that then: for copies that end between two
+// pieces when their execution does.
+func Reader(ctx context.Context, r io.Reader) io.Reader { return obedientReader{ctx, r} }
+
+type obedientReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (o obedientReader) Read(p []byte) (int, error) {
+	if o.ctx.Err() != nil {
+		return 0, context.Cause(o.ctx)
+	}
+	return o.r.Read(p)
+}
+
 // readInput returns the JSON text of an action's input.
 func readInput(p *agentpb.Payload) ([]byte, error) {
 	if t := p.GetContentType(); t != "" && !isJSON(t) {
@@ -163,9 +185,12 @@ func readInput(p *agentpb.Payload) ([]byte, error) {
 	}
 	switch v := p.GetValue().(type) {
 	case *agentpb.Payload_Inline:
-		if len(v.Inline) > maxInline {
-			return nil, Fail{Code: CodePayloadTooLarge, Message: fmt.Sprintf(
-				"field \"input\" has %d bytes inline; above %d it must be an artifact", len(v.Inline), maxInline)}
+		switch {
+		case len(v.Inline) > maxInline:
+			return nil, Failf(CodePayloadTooLarge,
+				"field \"input\" has %d bytes inline; above %d it must be an artifact", len(v.Inline), maxInline)
+		case len(v.Inline) == 0: // libraries write an empty oneof and an unset one alike
+			return []byte("{}"), nil
 		}
 		return v.Inline, nil
 	case *agentpb.Payload_Artifact:
@@ -173,7 +198,7 @@ func readInput(p *agentpb.Payload) ([]byte, error) {
 			URI: v.Artifact.GetUri(), SizeBytes: v.Artifact.GetSizeBytes(), SHA256: v.Artifact.GetSha256(),
 		})
 		if err != nil {
-			return nil, Fail{Code: CodeInvalidInput, Message: "field \"input\" cannot be loaded: " + err.Error()}
+			return nil, Failf(CodeInvalidInput, "field \"input\" cannot be loaded: %s", err)
 		}
 		return raw, nil
 	default:
@@ -181,16 +206,26 @@ func readInput(p *agentpb.Payload) ([]byte, error) {
 	}
 }
 
+// document is JSON text whose size is known before it is read.
+type document struct {
+	size int64
+	text io.Reader
+}
+
 // payloadOf puts JSON text into a message, or into the store where it is too large for one.
-func payloadOf(raw []byte, store Artifacts) (*agentpb.Payload, error) {
+func payloadOf(d document, store Artifacts) (*agentpb.Payload, error) {
 	const contentType = "application/json"
-	if len(raw) <= maxInline {
+	if d.size <= maxInline {
+		raw, err := io.ReadAll(d.text)
+		if err != nil {
+			return nil, fmt.Errorf("write the output: %w", err)
+		}
 		return &agentpb.Payload{ContentType: contentType, Value: &agentpb.Payload_Inline{Inline: raw}}, nil
 	}
-	ref, err := store.Create(contentType, bytes.NewReader(raw))
+	ref, err := store.Create(contentType, d.text)
 	if err != nil {
-		return nil, Fail{Code: CodePayloadTooLarge, Message: fmt.Sprintf(
-			"the output has %d bytes, above %d it must be an artifact: %s", len(raw), maxInline, err)}
+		return nil, Failf(CodePayloadTooLarge,
+			"the output has %d bytes, above %d it must be an artifact: %s", d.size, maxInline, err)
 	}
 	return &agentpb.Payload{ContentType: contentType, Value: &agentpb.Payload_Artifact{Artifact: &agentpb.Artifact{
 		Uri: ref.URI, SizeBytes: ref.SizeBytes, Sha256: ref.SHA256, ContentType: contentType,

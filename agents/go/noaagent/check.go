@@ -6,6 +6,7 @@ import (
 	"math"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -23,7 +24,7 @@ type FieldError struct {
 func (e *FieldError) Error() string { return fmt.Sprintf("field %q %s", e.Field, e.Problem) }
 
 // check tells the first way in which value, decoded with numbers kept as [json.Number], breaks the schema. It knows
-// the keywords that [SchemaOf] writes and no others.
+// the keywords that [SchemaOf] writes and no others. Integers in value are rewritten as encoding/json reads them.
 func (s Schema) check(value any) error {
 	return checker{defs: s["$defs"]}.check(s, value, "")
 }
@@ -76,6 +77,7 @@ func (c checker) object(s Schema, value map[string]any, path string) error {
 		if err := c.check(rule, v, join(path, name)); err != nil {
 			return err
 		}
+		value[name] = whole(rule, v)
 	}
 	return nil
 }
@@ -100,6 +102,7 @@ func (c checker) list(s Schema, value []any, path string) error {
 		if err := c.check(items, v, fmt.Sprintf("%s[%d]", path, i)); err != nil {
 			return err
 		}
+		value[i] = whole(items, v)
 	}
 	return nil
 }
@@ -129,6 +132,20 @@ func checkNumber(s Schema, value json.Number, path string) error {
 		return broken(path, "must be at most %s, not %s", high, short(value.String()))
 	}
 	return nil
+}
+
+// whole writes an integer without a fraction or an exponent: 1.0 and 1e3 are integers to JSON Schema, but not to
+// encoding/json. What a float64 does not hold exactly stays as it is.
+func whole(s Schema, value any) any {
+	const exact = 1 << 53
+	n, ok := value.(json.Number)
+	if !ok || !isType(s, "integer") || !strings.ContainsAny(n.String(), ".eE") {
+		return value
+	}
+	if f := number(n); math.Abs(f) <= exact {
+		return json.Number(strconv.FormatInt(int64(f), 10))
+	}
+	return value
 }
 
 // isType tells whether the schema lets a value be of the JSON type name.

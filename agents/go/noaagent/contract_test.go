@@ -377,35 +377,46 @@ func TestCancelOfARunReleasesIt(t *testing.T) {
 	}
 }
 
-func TestFailedReleaseIsToldAndCanBeRepeated(t *testing.T) {
+func TestFailedReleaseCountsAsReleased(t *testing.T) {
 	a := newAgent(t, nil)
-	calls := 0
-	a.OnRelease(func(context.Context, string) (int, error) {
-		if calls++; calls == 1 {
+	a.OnRelease(func(_ context.Context, runID string) (int, error) {
+		switch runID {
+		case "panics":
 			panic("busy")
+		case "fails":
+			return 0, errors.New("busy")
+		case "half":
+			return 3, errors.New("one is left")
 		}
-		return 1, nil
+		return 0, nil
 	})
 	r := agenttest.Start(t, a).AwaitServing(t)
-	if _, err := r.Client.Cancel(agenttest.Context(t), byRun("x")); status.Code(err) != codes.Internal {
-		t.Errorf("got %v", err)
+	for run, want := range map[string]uint32{"panics": 1, "fails": 1, "half": 3} {
+		if c := cancel(t, r, byRun(run)); c.GetOutcome() != cancelled || c.GetCancelled() != want {
+			t.Errorf("%s: got %v, want %d", run, c, want)
+		}
 	}
-	if c := cancel(t, r, byRun("x")); c.GetOutcome() != cancelled {
+	if c := cancel(t, r, byRun("other")); c.GetOutcome() != unknown {
 		t.Errorf("got %v", c)
 	}
 }
 
-func TestReleaseHandlerThatHangsDoesNotHangCancel(t *testing.T) {
+func TestReleaseThatExceedsTheGraceIsAnsweredAndGoesOn(t *testing.T) {
 	a := newAgent(t, nil)
-	hang := make(chan struct{})
-	defer close(hang)
-	a.OnRelease(func(context.Context, string) (int, error) { <-hang; return 0, nil })
+	hang, released := make(chan struct{}), make(chan struct{})
+	a.OnRelease(func(context.Context, string) (int, error) {
+		<-hang
+		close(released)
+		return 1, nil
+	})
 	r := agenttest.Start(t, a).AwaitServing(t)
 	req := byRun("x")
 	req.Grace = durationpb.New(100 * time.Millisecond)
-	if _, err := r.Client.Cancel(agenttest.Context(t), req); status.Code(err) != codes.Internal {
-		t.Errorf("got %v", err)
+	if c := cancel(t, r, req); c.GetOutcome() != cancelled || c.GetCancelled() != 1 {
+		t.Errorf("got %v", c)
 	}
+	close(hang)
+	<-released
 }
 
 func TestDeadline(t *testing.T) {

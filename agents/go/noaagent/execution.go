@@ -136,7 +136,9 @@ func (x *Execution) Metric(name string, value float64) {
 func (x *Execution) Deadline() (at time.Time, ok bool) { return x.task.ctx.Deadline() }
 
 // Artifacts is the artifact store as far as this execution may write to it.
-func (x *Execution) Artifacts() Artifacts { return Artifacts{prefix: x.req.GetArtifactPrefix()} }
+func (x *Execution) Artifacts() Artifacts {
+	return Artifacts{prefix: x.req.GetArtifactPrefix(), ctx: x.task.ctx}
+}
 
 // OutputDir is the folder for files that the run produces for a person. It exists when OutputDir returns. When the
 // engine names none it is a temporary folder that is removed with the run.
@@ -164,15 +166,15 @@ func (a *Agent) perform(t *task, req *agentpb.ExecuteRequest) {
 	})
 }
 
-func (a *Agent) work(ctx context.Context, x *Execution) ([]byte, error) {
+func (a *Agent) work(ctx context.Context, x *Execution) (document, error) {
 	act, known := a.actions[x.Action]
 	if !known {
-		return nil, Fail{Code: CodeUnknownAction, Message: "action " + quoted(x.Action) + " is not known. Known: " +
-			strings.Join(a.actionNames(), ", ")}
+		return document{}, Failf(CodeUnknownAction, "action %s is not known. Known: %s",
+			quoted(x.Action), strings.Join(a.actionNames(), ", "))
 	}
 	raw, err := readInput(x.req.GetInput())
 	if err != nil {
-		return nil, err
+		return document{}, err
 	}
 	return act.perform(ctx, x, raw)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -45,6 +46,13 @@ type Fail struct {
 	Details map[string]any
 	// Cause is what caused this failure, or nil. At most 8 levels are told.
 	Cause error
+}
+
+// Failf returns a Fail that is not retryable. Its message is what [fmt.Errorf] makes of format and args; what %w names
+// becomes the cause.
+func Failf(code, format string, args ...any) Fail {
+	err := fmt.Errorf(format, args...)
+	return Fail{Code: code, Message: err.Error(), Cause: errors.Unwrap(err)}
 }
 
 // Error is the code and the message.

@@ -16,6 +16,8 @@ const (
 	EnvListen   = "NOA_AGENT_LISTEN"
 	EnvToken    = "NOA_AGENT_TOKEN"
 	EnvProtocol = "NOA_AGENT_PROTOCOL"
+	// EnvConformance is "1" when the agent is being checked: it then offers the action "echo".
+	EnvConformance = "NOA_AGENT_CONFORMANCE"
 )
 
 // Exit statuses of an agent.

@@ -2,10 +2,13 @@ package noaagent
 
 import (
 	"fmt"
+	"log/slog"
+	"maps"
 	"mime"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 )
@@ -54,19 +57,26 @@ func (d *tempDirs) of(runID string) (string, error) {
 	return path, nil
 }
 
-// remove comes last in a release: what is held may still write to the folder.
-func (d *tempDirs) remove(runID string) (removed int, err error) {
+// remove comes last in a release: what is held may still write to the folder. It returns how many folders there were.
+func (d *tempDirs) remove(runID string) (removed int) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	path, ok := d.byRun[runID]
+	delete(d.byRun, runID)
+	d.mu.Unlock()
 	if !ok {
-		return 0, nil
+		return 0
 	}
 	if err := os.RemoveAll(path); err != nil {
-		return 0, fmt.Errorf("remove the temporary output folder: %w", err)
+		slog.Error("a temporary output folder was not removed", "run", runID, "error", err)
 	}
-	delete(d.byRun, runID)
-	return 1, nil
+	return 1
+}
+
+// runs returns the runs that have a temporary folder.
+func (d *tempDirs) runs() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Collect(maps.Keys(d.byRun))
 }
 
 func isJSON(contentType string) bool {

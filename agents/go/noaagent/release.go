@@ -2,39 +2,31 @@ package noaagent
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
-
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/noa-workflow/noa/agents/go/noaagent/agentpb"
 )
 
-// How much longer than its deadline a release handler is waited for, so that a kill at the last moment is counted.
+// How much longer than its deadline a release is waited for, so that a kill at the last moment is seen.
 const releaseMargin = 250 * time.Millisecond
 
-// releaseRun cancels all executions of a run, then has everything that is held for it let go, within grace.
-func (a *Agent) releaseRun(
-	ctx context.Context, runID string, verdict Fail, grace time.Duration,
-) (*agentpb.CancelResponse, error) {
+// releaseRun cancels all executions of a run, then has everything that is held for it let go. It answers when that is
+// done, or when grace is over: the rest is then done after the answer.
+func (a *Agent) releaseRun(ctx context.Context, runID string, verdict Fail, grace time.Duration) *agentpb.CancelResponse {
 	until := time.Now().Add(grace - min(grace/10, releaseMargin))
 	going, told := a.cancelRun(ctx, runID, verdict, grace)
-	ctx, stop := context.WithDeadline(ctx, until)
-	defer stop()
-	released, err := a.letGo(ctx, runID)
-	if err != nil {
-		slog.Error("run not released", "run", runID, "error", err)
-		return nil, status.Errorf(codes.Internal, "run %q is not released: %s. Cancel it again", runID, err)
-	}
-	slog.Debug("run released", "run", runID, "executions", told, "held", released)
+	found, busy := a.letGo(ctx, runID, until)
+	slog.Debug("run released", "run", runID, "executions", told, "held", found)
 	outcome := agentpb.CancelOutcome_CANCEL_OUTCOME_UNKNOWN
-	if going || released > 0 {
+	if going || busy || found > 0 {
 		outcome = agentpb.CancelOutcome_CANCEL_OUTCOME_CANCELLED
 	}
-	return &agentpb.CancelResponse{Outcome: outcome, Cancelled: told + uint32(released)}, nil
+	return &agentpb.CancelResponse{Outcome: outcome, Cancelled: told + uint32(found)}
 }
 
 // cancelRun cancels the executions of a run and leaves them half of grace to return: the rest is for letting go of
@@ -56,73 +48,62 @@ func (a *Agent) cancelRun(
 	return going, told
 }
 
-// letGo calls the release handlers. It does not wait for one that ignores the deadline of ctx.
-func (a *Agent) letGo(ctx context.Context, runID string) (int, error) {
-	type outcome struct {
-		released int
-		err      error
-	}
-	done := make(chan outcome, 1)
+// letGo releases what is held for a run and returns how many things that were. What is not done a moment after until
+// is counted too and goes on. busy tells whether an earlier release still goes on.
+func (a *Agent) letGo(ctx context.Context, runID string, until time.Time) (found int, busy bool) {
+	ctx, stop := context.WithDeadline(ctx, until)
+	fresh, all, held := a.holds.release(ctx, runID)
+	var others atomic.Int64
+	done := make(chan struct{})
 	go func() {
-		released, err := a.callReleaseHandlers(ctx, runID)
-		if err == nil {
-			a.table.closeRun(runID)
+		defer close(done)
+		defer stop()
+		for _, release := range a.onRelease {
+			callReleaseHandler(ctx, release, runID, &others)
 		}
-		done <- outcome{released, err}
+		held.Wait()
+		others.Add(int64(a.dirs.remove(runID))) // last: what is held may still write to it
+		a.table.closeRun(runID)
 	}()
-	late := time.NewTimer(lateAfter(ctx))
+	late := time.NewTimer(max(time.Until(until), 0) + releaseMargin)
 	defer late.Stop()
 	select {
-	case o := <-done:
-		return o.released, o.err
+	case <-done:
 	case <-late.C:
-		return 0, errors.New("its handlers take longer than the grace")
+		slog.Warn("letting go of what is held for a run takes longer than the grace, and goes on", "run", runID)
 	}
+	return fresh + int(others.Load()), all > fresh
 }
 
-func (a *Agent) callReleaseHandlers(ctx context.Context, runID string) (released int, err error) {
-	for _, release := range a.onRelease {
-		n, failure := callReleaseHandler(ctx, release, runID)
-		released += max(n, 0)
-		err = errors.Join(err, failure)
-	}
-	n, failure := a.holds.release(ctx, runID)
-	released, err = released+n, errors.Join(err, failure)
-	n, failure = a.dirs.remove(runID)
-	return released + n, errors.Join(err, failure)
-}
-
+// callReleaseHandler adds to found how many things the handler let go of; at least one while it goes on or if it fails.
 func callReleaseHandler(
-	ctx context.Context, release func(context.Context, string) (int, error), runID string,
-) (n int, err error) {
-	defer func() {
-		if p := recover(); p != nil { // an author's mistake must not end the agent for the other runs
-			err = fmt.Errorf("a release handler panicked: %v", p)
-		}
-	}()
-	return release(ctx, runID)
-}
-
-func lateAfter(ctx context.Context) time.Duration {
-	until, _ := ctx.Deadline()
-	return max(time.Until(until), 0) + releaseMargin
+	ctx context.Context, release func(context.Context, string) (int, error), runID string, found *atomic.Int64,
+) {
+	found.Add(1)
+	n := 0
+	err := guarded(ctx, func(ctx context.Context) (err error) { n, err = release(ctx, runID); return err })
+	if err != nil {
+		slog.Error("a release handler failed", "run", runID, "error", err)
+		n = max(n, 1)
+	}
+	found.Add(int64(max(n, 0) - 1))
 }
 
 // releaseAll lets go of what is held for every run, all at once, because the agent ends.
 func (a *Agent) releaseAll(within time.Duration) {
-	ctx, stop := context.WithTimeout(context.Background(), within)
-	defer stop()
-	runs := a.table.openRuns()
-	done := make(chan struct{}, len(runs))
-	for _, id := range runs {
-		go func() {
-			if _, err := a.letGo(ctx, id); err != nil {
-				slog.Error("run not released", "run", id, "error", err)
-			}
-			done <- struct{}{}
-		}()
+	until := time.Now().Add(within)
+	var all sync.WaitGroup
+	for _, id := range a.openRuns() {
+		all.Go(func() { a.letGo(context.Background(), id, until) })
 	}
-	for range runs {
-		<-done
+	all.Wait()
+}
+
+// openRuns returns the runs that something may be held for.
+func (a *Agent) openRuns() []string {
+	open := map[string]struct{}{}
+	for _, id := range slices.Concat(a.table.openRuns(), a.holds.runs(), a.dirs.runs()) {
+		open[id] = struct{}{}
 	}
+	return slices.Collect(maps.Keys(open))
 }

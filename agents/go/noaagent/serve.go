@@ -21,14 +21,19 @@ import (
 const (
 	maxMessage       = 4 << 20
 	shortestPing     = 5 * time.Second // clients may ping every 10 s; the rest is for jitter
+	workEnds         = 250 * time.Millisecond
 	releaseOnEnd     = time.Second
 	flushResults     = 700 * time.Millisecond
 	forgetEveryOften = 5 * time.Second
 )
 
 // Serve runs the agent as the engine launched it, by environment, until it is drained (nil), the engine is gone or
-// ctx ends (nil), or something is wrong. Give what it returns to [Exit].
+// ctx ends (nil), or something is wrong. Give what it returns to [Exit]. With NOA_AGENT_CONFORMANCE=1 it adds the
+// action "echo" (see [Agent.WithEcho]) to an agent that has none.
 func (a *Agent) Serve(ctx context.Context) error {
+	if _, own := a.actions[echoName]; !own && os.Getenv(EnvConformance) == "1" {
+		a.WithEcho()
+	}
 	signals := make(chan os.Signal, 8)
 	// SIGINT is caught and dropped, not ignored by the system: child processes would inherit that. SIGPIPE too: a
 	// closed stderr must not end the agent before it has let go of what it holds.
@@ -41,6 +46,10 @@ func (a *Agent) Serve(ctx context.Context) error {
 	l.Signals = signals
 	return a.ServeLaunch(ctx, l)
 }
+
+// Main is all that the main function of an agent has to do: it serves as the engine launched the agent and then ends
+// the process with the right status.
+func (a *Agent) Main() { Exit(a.Serve(context.Background())) }
 
 // Exit ends the process with the status that fits what Serve returned, after one line to stderr if it is an error.
 func Exit(err error) {
@@ -75,6 +84,7 @@ func (a *Agent) ServeLaunch(ctx context.Context, l Launch) error {
 		return nil
 	}
 	end()
+	a.table.awaitWork(workEnds) // work that obeys takes its temporary files away
 	a.releaseAll(endWithin(err))
 	server.Stop()
 	if errors.Is(err, errGone) {
@@ -150,13 +160,14 @@ func (a *Agent) start(ctx context.Context) {
 	a.setStatus(agentpb.HealthStatus_HEALTH_STATUS_SERVING, "")
 }
 
-func guarded(ctx context.Context, prepare func(context.Context) error) (err error) {
+// guarded turns a panic into an error: an author's mistake must not end the agent for all runs.
+func guarded(ctx context.Context, do func(context.Context) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("preparing panicked: %v", p)
+			err = fmt.Errorf("it panicked: %v", p)
 		}
 	}()
-	return prepare(ctx)
+	return do(ctx)
 }
 
 // stopSoftly lets the streams carry their last messages away, but waits for no client that does not read.

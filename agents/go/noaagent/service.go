@@ -136,7 +136,7 @@ func (s *service) Cancel(ctx context.Context, req *agentpb.CancelRequest) (*agen
 	case *agentpb.CancelRequest_RunId:
 		if target.RunId != "" {
 			// Not ctx: a client that hangs up does not stop a clean-up half way.
-			return s.agent.releaseRun(context.WithoutCancel(ctx), target.RunId, verdict, grace)
+			return s.agent.releaseRun(context.WithoutCancel(ctx), target.RunId, verdict, grace), nil
 		}
 	}
 	return nil, status.Error(codes.InvalidArgument, "execution_id or run_id is required")

@@ -2,6 +2,8 @@ package noaagent
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -159,17 +161,31 @@ func (t *table) inFlight() int {
 func (t *table) openRuns() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	runs := make([]string, 0, len(t.runs))
-	for id := range t.runs {
-		runs = append(runs, id)
-	}
-	return runs
+	return slices.Collect(maps.Keys(t.runs))
 }
 
+// closeRun says that nothing is held for a run, unless executions of it have come meanwhile.
 func (t *table) closeRun(runID string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	for _, live := range t.live {
+		if live.runID == runID {
+			return
+		}
+	}
 	delete(t.runs, runID)
+}
+
+// awaitWork returns once all work that goes on has returned, or after d.
+func (t *table) awaitWork(d time.Duration) {
+	t.mu.Lock()
+	going := slices.Collect(maps.Values(t.live))
+	t.mu.Unlock()
+	ctx, stop := context.WithTimeout(context.Background(), d)
+	defer stop()
+	for _, one := range going {
+		wait(ctx, one.returned, d)
+	}
 }
 
 // drain refuses what is new from now on. The channel is closed when nothing goes on any more.

@@ -30,10 +30,11 @@ type task struct {
 	ended     chan struct{} // the terminal message is known
 	returned  chan struct{} // the work has returned
 
-	mu       sync.Mutex
-	feeds    map[*feed]struct{}
-	terminal *agentpb.ExecuteResponse
-	timers   []*time.Timer
+	mu        sync.Mutex
+	feeds     map[*feed]struct{}
+	terminal  *agentpb.ExecuteResponse
+	overruled bool // terminal is not what the work came to
+	timers    []*time.Timer
 }
 
 func newTask(base context.Context, req *agentpb.ExecuteRequest, retire func(*task)) *task {
@@ -84,7 +85,7 @@ func (t *task) end(result *agentpb.ExecuteResponse) {
 		return
 	}
 	if verdict, ok := verdictOf(t.ctx); ok {
-		result = failed(verdict)
+		result, t.overruled = failed(verdict), true
 	}
 	t.terminal = result
 	for _, timer := range t.timers {
@@ -97,6 +98,16 @@ func (t *task) end(result *agentpb.ExecuteResponse) {
 	close(t.ended)
 }
 
+// told tells whether the task ends, or has ended, for another reason than that its work is done.
+func (t *task) told() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.terminal == nil {
+		return t.ctx.Err() != nil
+	}
+	return t.overruled
+}
+
 // publish gives an observation to every stream. After the end there is nothing more to observe.
 func (t *task) publish(m *agentpb.ExecuteResponse) {
 	t.mu.Lock()
@@ -106,6 +117,22 @@ func (t *task) publish(m *agentpb.ExecuteResponse) {
 	}
 	for f := range t.feeds {
 		f.push(m)
+	}
+}
+
+// pace waits until no stream has much waiting, so that nothing of what is sent in a flood is dropped. It does not wait
+// for long for a client that does not read.
+func (t *task) pace(ctx context.Context) {
+	t.mu.Lock()
+	var crowded []*feed
+	for f := range t.feeds {
+		if f.crowded() {
+			crowded = append(crowded, f)
+		}
+	}
+	t.mu.Unlock()
+	for _, f := range crowded {
+		f.awaitRoom(ctx)
 	}
 }
 
@@ -121,6 +148,7 @@ func (t *task) unfollow(f *feed) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.feeds, f)
+	f.leave()
 }
 
 // run does the work and ends the task with what came of it, also when the work panics or ends its goroutine.

@@ -8,8 +8,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -50,6 +53,11 @@ func Start(cmd *exec.Cmd, logPath string) (*Child, error) {
 		close(exited)
 	}()
 	return c, nil
+}
+
+// Environment is the agent's own environment without what is between it and the engine, such as the token.
+func Environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "NOA_AGENT_") })
 }
 
 // Tail is the last of what the process has written, at most 2 KiB.

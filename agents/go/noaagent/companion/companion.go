@@ -7,10 +7,7 @@ package companion
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/noa-workflow/noa/agents/go/noaagent"
@@ -53,8 +50,7 @@ type Companion struct {
 // rule by way of [noaagent.Execution.Hold]. An error is a [noaagent.Fail] that names the program.
 func (p Program) Start(logPath string) (*Companion, error) {
 	cmd := exec.Command(p.Command[0], p.Command[1:]...)
-	// The token is between the engine and the agent.
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "NOA_AGENT_") })
+	cmd.Env = child.Environment()
 	for name, value := range p.Env {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}

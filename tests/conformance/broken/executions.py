@@ -91,7 +91,7 @@ class Executions:
         for timer in (execution.abandon, execution.deadline):
             if timer is not None:
                 timer.cancel()
-        del self.active[execution.id]
+        self.active.pop(execution.id, None)
         self.results[execution.id] = execution
         execution.ended.set()
 

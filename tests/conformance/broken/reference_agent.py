@@ -1,7 +1,4 @@
-"""The reference agent, and its broken copies: `python reference_agent.py [--fault NAME]`.
-
-The launch is checked before anything else is imported, so that a wrong one is refused at once.
-"""
+"""The reference agent, and its broken copies: `python reference_agent.py [--fault NAME]`."""
 
 from __future__ import annotations
 
@@ -11,44 +8,29 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
 
-PROTOCOL = "1"
-VARIABLES = ("NOA_AGENT_LISTEN", "NOA_AGENT_TOKEN", "NOA_AGENT_PROTOCOL")
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-
-def refuse(why: str) -> NoReturn:
-    """One line, and the status for a wrong launch."""
-    print(f"reference agent: {why}", file=sys.stderr)
-    sys.exit(64)
-
-
-def check_launch() -> tuple[str, str]:
-    """Where to listen, and the token."""
-    for name in VARIABLES:
-        if not os.environ.get(name):
-            refuse(f"{name} is missing or empty: the engine that starts this sets it")
-    listen, token, protocol = (os.environ[name] for name in VARIABLES)
-    if protocol != PROTOCOL:
-        refuse(f"NOA_AGENT_PROTOCOL is {protocol!r}; this agent speaks version {PROTOCOL}")
-    return listen, token
+from tests.conformance.broken.launch import Launch
 
 
 def main() -> int:
-    """Run until told to end."""
+    """Run until told to end; the exit status."""
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the agent itself listens to it
     options = argparse.ArgumentParser(description="An agent that keeps the contract, or breaks one rule of it.")
     options.add_argument("--fault", help="the rule to break; a name in faults.py")
-    options.add_argument("--load-s", type=float, default=0.0, help="how long it prepares before it serves")
-    options.add_argument("--capacity", type=int, default=64, help="executions at once; 0 means no limit")
+    options.add_argument("--load-s", type=float, help="how long it prepares before it serves")
+    options.add_argument("--capacity", type=int, help="executions at once; 0 means no limit")
     given = options.parse_args()
-    listen, token = check_launch()
-    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-    from tests.conformance.broken.agent import ReferenceAgent
+    if given.fault is None:
+        Launch().read()  # before anything slow is imported
 
-    agent = ReferenceAgent(listen, token)
-    agent.load_s, agent.capacity = given.load_s, given.capacity
+    from tests.conformance.broken.faults import assemble
+
+    agent = assemble(given.fault)
+    agent.load_s = agent.load_s if given.load_s is None else given.load_s
+    agent.capacity = agent.capacity if given.capacity is None else given.capacity
     return asyncio.run(agent.serve())
 
 

@@ -103,7 +103,7 @@ async def test_address_where_nothing_answers_is_a_start_failure_that_names_it(be
     declare(bench, address, token_env="", connect_timeout_s=0.3)
     failure = await bench.execute("far", "echo")
     assert failure.code == "AGENT_START_FAILED"
-    assert f"does not answer (UNAVAILABLE). Address: {address}" in failure.message
+    assert f"nothing listens there (connection refused). Address: {address}" in failure.message
 
 
 async def test_start_timeout_shorter_than_the_connect_timeout_ends_the_wait_for_an_answer(bench: Any) -> None:

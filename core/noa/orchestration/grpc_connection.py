@@ -12,7 +12,7 @@ from grpc.aio import AioRpcError, Channel
 
 from noa.agent.v1 import agent_service_pb2 as pb
 from noa.agent.v1 import agent_service_pb2_grpc as pb_grpc
-from noa.errors import AgentLostError, AgentMismatchError, AgentStartError, NoaError
+from noa.errors import AgentLostError, AgentMismatchError, AgentProtocolError, AgentStartError, NoaError
 from noa.model.execution import Assignment, Outcome
 from noa.model.failure import Failure
 from noa.model.ids import ExecutionId, RunId
@@ -28,6 +28,8 @@ _HEALTH_TIMEOUT_S = 3.0
 _SWEEP_S = 0.5
 _POLL_FIRST_S = 0.01
 _POLL_S = 0.05
+_NOT_CONNECTED = "failed to connect to all addresses"
+"""How gRPC's details begin where a call found no connection, so that nothing of it was sent."""
 
 
 def channel_options(*extra: tuple[str, Any]) -> Sequence[tuple[str, Any]]:
@@ -76,33 +78,38 @@ class GrpcConnection(AgentConnection):
         request = await to_request(assignment, self._artifacts)
         stream = ExecutionStream(assignment, observe, self._artifacts)
         if self._lost is not None or self._stub is None:
-            raise self._lost_error(stream.what)
+            raise self._unsent_error(stream.what)
         self._streams.add(stream)
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._hang_up)
         try:
             outcome = await stream.read(self._stub.Execute(request, metadata=self._metadata))
             if stream.silent:
-                self._spawn(self._cancel_silent(assignment.execution_id))
+                self._spawn(self._cancel_unheard(assignment.execution_id, "heartbeat timeout"))
             return outcome
+        except AgentProtocolError:
+            self._spawn(self._cancel_unheard(assignment.execution_id, "the answer broke the contract"))
+            raise
         except StreamBroken as broken:
             return await self._broken(stream, broken, request)
         finally:
             self._streams.discard(stream)
 
     async def _broken(self, stream: ExecutionStream, broken: StreamBroken, request: pb.ExecuteRequest) -> Outcome:
-        meaning = from_status(broken.code, broken.details, stream.what)
+        meaning = from_status(broken.code, broken.details, stream.what, accepted=broken.accepted)
         if isinstance(meaning, Failure):
             return meaning
         if not isinstance(meaning, AgentLostError):
             raise meaning from broken
         if not await self._alive():
+            if self._lost is not None and not broken.accepted and (broken.details or "").startswith(_NOT_CONNECTED):
+                raise self._unsent_error(stream.what) from broken
             raise self._lost_error(stream.what, broken) from broken
         log.warning("%s: the stream broke (%s), the agent lives: joining again", stream.what, broken.code.name)
         try:
             return await stream.read(self._stub.Execute(request, metadata=self._metadata))
         except StreamBroken as again:
-            meaning = from_status(again.code, again.details, stream.what)
+            meaning = from_status(again.code, again.details, stream.what, accepted=again.accepted)
             if isinstance(meaning, Failure):
                 return meaning
             raise meaning from again
@@ -115,10 +122,10 @@ class GrpcConnection(AgentConnection):
         if self._streams:
             self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._hang_up)
 
-    async def _cancel_silent(self, execution: ExecutionId) -> None:
-        """Tell an agent that was silent for too long that nobody waits any more, in case it hears."""
+    async def _cancel_unheard(self, execution: ExecutionId, reason: str) -> None:
+        """Tell an agent that nobody waits for its answer any more, in case it hears."""
         try:
-            await self.cancel(execution=execution, grace_s=1.0, reason="heartbeat timeout")
+            await self.cancel(execution=execution, grace_s=1.0, reason=reason)
         except NoaError as error:
             log.info("cancelling %s: %s", execution, error)
 
@@ -196,7 +203,7 @@ class GrpcConnection(AgentConnection):
             try:
                 health = await self._health(max(0.1, min(_HEALTH_TIMEOUT_S, deadline - loop.time())))
             except AgentLostError as error:
-                last = f"it does not answer ({error.parts.get('status', 'no connection')})"
+                last = await self._explain(error)
                 limit = answer_by
             else:
                 self._check_protocol(health)
@@ -210,6 +217,14 @@ class GrpcConnection(AgentConnection):
                 raise AgentStartError(f"agent '{self._name}' was not ready in time: {last}", agent=self._name)
             await asyncio.sleep(pause_s)
             pause_s = min(_POLL_S, pause_s * 1.5)
+
+    async def _explain(self, error: AgentLostError) -> str:
+        """Why it does not answer, as a sentence.
+
+        Raises:
+            AgentStartError: It never will, so that nobody need wait.
+        """
+        return f"it does not answer ({error.parts.get('status', 'no connection')})"
 
     def _check_protocol(self, health: AgentHealth) -> None:
         if PROTOCOL_VERSION not in health.protocol_versions:
@@ -240,6 +255,9 @@ class GrpcConnection(AgentConnection):
             heard = loop.time()
             if health.status == "not_serving":
                 return self._lose(f"Health says NOT_SERVING: {health.message or 'no reason given'}")
+            self._context.on_health(health)
+            if health.status == "draining" and not self._streams:
+                return self._lose("Health says DRAINING, and nothing goes on in it any more")
 
     def _lose(self, reason: str) -> None:
         """The agent is gone for good: fail what goes on, and tell the supervisor. Once."""
@@ -270,6 +288,16 @@ class GrpcConnection(AgentConnection):
             f"{what}: the agent went away before the attempt ended: {why}. The attempt may have had effects",
             agent=self._name,
             replica=self._replica,
+        )
+
+    def _unsent_error(self, what: str) -> AgentLostError:
+        """The work was never sent: who asked may ask elsewhere."""
+        return AgentLostError(
+            f"{what}: the agent went away before it was asked: {self._lost or 'nothing answers at its address'}. "
+            "Nothing was executed",
+            agent=self._name,
+            replica=self._replica,
+            unsent=True,
         )
 
     def _call_error(self, call: str, error: AioRpcError) -> NoaError:

@@ -162,6 +162,13 @@ class AgentFactory:
             replica = pool.try_take() or await self._slot(attempt, pool)
             try:
                 outcome = await self._work(attempt, replica)
+            except AgentLostError as error:
+                if "unsent" not in error.parts or attempt.verdict is not None:
+                    raise
+                # Nobody was asked, so nothing failed: the attempt queues again, for whoever is there.
+                if self._queue_over(attempt):
+                    raise
+                continue
             finally:
                 attempt.connection = None
                 pool.give(replica)
@@ -175,7 +182,8 @@ class AgentFactory:
         connection = replica.connection
         assignment = attempt.assignment
         if connection is None:
-            raise AgentLostError(f"agent '{assignment.agent}' went away before the work began", agent=assignment.agent)
+            name = assignment.agent
+            raise AgentLostError(f"agent '{name}' went away before the work began", agent=name, unsent=True)
         attempt.connection = connection
         attempt.since = time.monotonic()
         attempt.observe(_RUNNING)
@@ -208,8 +216,14 @@ class AgentFactory:
         """An agent refused the work: it did nothing, so the attempt queues again, elsewhere first."""
         after_s = _REST_S if refused.retry_after_ms is None else refused.retry_after_ms / 1000
         pool.rest(replica, min(max(after_s, 0.01), _REST_MAX_S))
-        if attempt.queue_until is not None and asyncio.get_running_loop().time() >= attempt.queue_until:
+        self._queue_over(attempt)
+
+    def _queue_over(self, attempt: Attempt) -> bool:
+        """Whether an attempt that was not taken has queued for too long; that is then its verdict."""
+        over = attempt.queue_until is not None and asyncio.get_running_loop().time() >= attempt.queue_until
+        if over:
             attempt.verdict = _queue_timeout(attempt)
+        return over
 
     # --- ends --------------------------------------------------------------------------------------------------
 

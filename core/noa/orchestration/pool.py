@@ -75,6 +75,7 @@ class Pool:
         self._watchers: list[asyncio.Future[None]] = []
         self._count = 0
         self._numbers = 0
+        self._turn = 0
         self._wake: asyncio.TimerHandle | None = None
         self.replicas = [
             Supervisor(declaration, index, kind, places, changed=self._changed, emit=emit, pools=pools)
@@ -314,12 +315,21 @@ class Pool:
 
     def _least_loaded(self) -> Supervisor | None:
         best = None
-        for replica in self.replicas:
+        for replica in self._in_turn():
             if replica.connection is None or not self._free(replica):
                 continue
             if best is None or replica.in_flight < best.in_flight:
                 best = replica
-        return self._use(best) if best is not None else None
+        if best is None:
+            return None
+        self._turn = best.index + 1
+        return self._use(best)
+
+    def _in_turn(self) -> list[Supervisor]:
+        """Who is asked first where several are as little loaded: addresses take turns; of the replicas that are
+        started here the first ones take the work, so that the others may end."""
+        replicas, turn = self.replicas, self._turn
+        return replicas[turn:] + replicas[:turn] if self.declaration.addresses else replicas
 
     def _free(self, replica: Supervisor) -> bool:
         if replica.state != "serving":
@@ -357,7 +367,7 @@ class Pool:
     def _changed(self) -> None:
         if self._watchers:
             self._tell_watchers()
-        if self._count and not any(replica.hopeful for replica in self.replicas):
+        if self._count and not any(map(self._promises, self.replicas)):
             self._fail_waiting(self._start_error())
         elif self._count:
             self._dispatch()
@@ -365,6 +375,10 @@ class Pool:
                 self._scale_up(self._askers[next(iter(self._waiting[min(self._waiting)]))])
             if self._untold and self.started:
                 self._tell_queued()
+
+    def _promises(self, replica: Supervisor) -> bool:
+        # Addresses are tried again for ever: where all of them failed at their last try, waiting is told so.
+        return replica.hopeful and not (self.declaration.addresses and replica.failing)
 
     def _tell_queued(self) -> None:
         untold, self._untold = self._untold, {}

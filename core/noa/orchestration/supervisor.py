@@ -55,6 +55,7 @@ class Supervisor:
         capacity: Executions at once; 0 means no limit.
         resting_until: Monotonic seconds until which it said that it is overloaded.
         error: Why it last failed.
+        failing: Whether its last start failed and nothing came of it since.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Supervisor:
         self.capacity = 0
         self.resting_until = 0.0
         self.error: NoaError | None = None
+        self.failing = False
         self.starts = 0
         self.cpu_percent = 0.0
         self.memory_bytes = 0
@@ -281,7 +283,7 @@ class Supervisor:
 
     def _serve(self, connection: AgentConnection, health: AgentHealth) -> None:
         self._starting = None
-        self.connection, self.health, self.error = connection, health, None
+        self.connection, self.health, self.error, self.failing = connection, health, None, False
         self.capacity = self._capacity_of(health)
         self.state = "serving"
         self._tell("serving", f"{health.name} {health.version} ({health.language})")
@@ -313,7 +315,7 @@ class Supervisor:
     def _start_failed(self, error: NoaError) -> None:
         self._starting = None
         self._crashes.append(time.monotonic())
-        self.error = error
+        self.error, self.failing = error, True
         self.state = "failed" if self._given_up() else "waiting_to_restart"
         self._tell(self.state, error.message)
         self._changed()

@@ -35,8 +35,8 @@ _ONE = {
 _COUNT_WORDS = ("count-words", "count-words-python")
 _AGENT_LAYERS = {
     "python": ("python-package", *_COUNT_WORDS, "agent-python"),
-    "rust": ("count-words", "agent-rust"),
-    "go": ("count-words", "agent-go"),
+    "rust": ("native-package", "count-words", "agent-rust"),
+    "go": ("native-package", "count-words", "agent-go"),
 }
 """Folders of `templates` that make up a package; a file of a later one replaces that of an earlier one."""
 

@@ -188,6 +188,7 @@ class Runtime:
             log_dir=self.home / "logs",
             artifacts=artifacts,
             resources=self._ledger,
+            mask=self._vault.mask,
         )
         if self.registry.observers:
             self._plugin_observers = PluginObservers(self.registry.observers)

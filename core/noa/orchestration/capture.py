@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,7 @@ log = logging.getLogger("noa.orchestration")
 _FILE_LIMIT_BYTES = 10 * 1024 * 1024
 _KEPT_LINES = 50
 _LINE_LIMIT_BYTES = 2_000
+_HELD_LIMIT_BYTES = 64 * 1024
 
 
 class OutputLog:
@@ -24,23 +26,36 @@ class OutputLog:
     Args:
         path: The file; the older one is `<path>.1`. Its folder is made where it is missing.
         limit_bytes: Of each of the two files.
+        mask: Takes secrets out of whole lines; a line that goes on is kept back until it ends.
     """
 
-    def __init__(self, path: Path, *, limit_bytes: int = _FILE_LIMIT_BYTES) -> None:
+    def __init__(self, path: Path, *, limit_bytes: int = _FILE_LIMIT_BYTES, mask: Callable[[str], str] = str) -> None:
         self.path = path
         self._limit = limit_bytes
+        self._mask = mask
+        self._held = b""
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        self._rest = b""
         self._file: BinaryIO | None = None
         self._size = 0
         self._open()
 
     def write(self, data: bytes) -> None:
         """Take what the agent printed."""
+        data = self._held + data
+        cut = data.rfind(b"\n") + 1
+        if not cut and len(data) > _HELD_LIMIT_BYTES:
+            cut = len(data)
+        self._held = data[cut:]
+        if cut:
+            self._keep(self._masked(data[:cut]))
+
+    def _masked(self, data: bytes) -> bytes:
+        return self._mask(data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+
+    def _keep(self, data: bytes) -> None:
         # From the end: of a flood only the last lines are kept, so only those are cut out.
-        *lines, self._rest = (self._rest + data).rsplit(b"\n", _KEPT_LINES + 1)
-        self._lines.extend(_text(line) for line in lines[-_KEPT_LINES:])
-        self._rest = self._rest[:_LINE_LIMIT_BYTES]
+        *lines, rest = data.rsplit(b"\n", _KEPT_LINES + 1)
+        self._lines.extend(_text(line) for line in [*lines[-_KEPT_LINES:], *([rest] if rest else [])])
         if self._file is None:
             return
         try:
@@ -56,7 +71,7 @@ class OutputLog:
 
     def last_lines(self, count: int = _KEPT_LINES) -> list[str]:
         """The last lines, oldest first, each cut at 2,000 bytes; at most 50 are kept."""
-        lines = [*self._lines, *([_text(self._rest)] if self._rest else [])]
+        lines = [*self._lines, *([_text(self._masked(self._held))] if self._held else [])]
         return lines[-count:]
 
     def describe(self, count: int = 10) -> str:
@@ -68,6 +83,12 @@ class OutputLog:
 
     def close(self) -> None:
         """Close the file; the lines in memory stay."""
+        held, self._held = self._held, b""
+        if held:
+            self._keep(self._masked(held))
+        self._shut()
+
+    def _shut(self) -> None:
         file, self._file = self._file, None
         if file is not None:
             file.close()
@@ -81,7 +102,7 @@ class OutputLog:
             log.warning("the agent's output cannot be kept in %s: %s", self.path, error)
 
     def _rotate(self) -> None:
-        self.close()
+        self._shut()
         self.path.replace(self.path.with_name(self.path.name + ".1"))
         self._open()
 

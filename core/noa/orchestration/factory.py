@@ -16,6 +16,7 @@ from noa.model.execution import Assignment, Outcome, Stage, Waiting
 from noa.model.failure import Failure
 from noa.model.ids import ExecutionId, RunId
 from noa.orchestration.attempt import Attempt
+from noa.orchestration.places import Places
 from noa.orchestration.pool import Pool, QueueFullError
 from noa.orchestration.resources import ResourceLedger
 from noa.orchestration.sampling import Sampler
@@ -49,6 +50,7 @@ class AgentFactory:
         artifacts: Store for large payloads.
         resources: What attempts may use at once.
         on_event: Told what happens to replicas; must not raise.
+        mask: Takes secrets out of what agents print.
     """
 
     def __init__(
@@ -61,10 +63,11 @@ class AgentFactory:
         artifacts: ArtifactStore,
         resources: ResourceLedger,
         on_event: Callable[[AgentEvent], None] | None = None,
+        mask: Callable[[str], str] = str,
     ) -> None:
         self._registry = registry
         self._declarations = dict(declarations)
-        self._places = (runtime_dir, log_dir, artifacts)
+        self._places = Places(runtime_dir, log_dir, artifacts, mask)
         self._resources = resources
         self._on_event = on_event
         self._pools: dict[str, Pool] = {}

@@ -6,14 +6,14 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 
 from noa.errors import NoaError, UsageError
 from noa.model.ids import RunId
 from noa.orchestration.holds import NOBODY, Hold, Holds
+from noa.orchestration.places import Places
 from noa.orchestration.status import AgentEvent, AgentState, AgentStatus
 from noa.orchestration.supervisor import Supervisor
-from noa.plugin import AgentDeclaration, AgentKind, AgentPools, ArtifactStore
+from noa.plugin import AgentDeclaration, AgentKind, AgentPools
 
 __all__ = ["QUEUE_LIMIT", "NotSteerableError", "Pool", "QueueFullError", "ReplicaLimitError"]
 
@@ -51,7 +51,7 @@ class Pool:
     Args:
         declaration: Of the agent.
         kind: How it is reached.
-        places: Folders and store for the connections: (runtime_dir, log_dir, artifacts).
+        places: For the connections.
         emit: Takes what happens to replicas.
         pools: For agents that steer others.
     """
@@ -60,7 +60,7 @@ class Pool:
         self,
         declaration: AgentDeclaration,
         kind: AgentKind,
-        places: tuple[Path, Path, ArtifactStore],
+        places: Places,
         emit: Callable[[AgentEvent], None],
         pools: AgentPools | None = None,
     ) -> None:

@@ -111,10 +111,16 @@ class SidecarConnection(GrpcConnection):
             "NOA_AGENT_TOKEN": token,
             "NOA_AGENT_PROTOCOL": str(PROTOCOL_VERSION),
         }
-        output = OutputLog(context.log_dir / f"{label}.log")
-        self._process = await SidecarProcess.launch(command, env, declaration.cwd, output)
+        output = OutputLog(context.log_dir / f"{label}.log", mask=context.mask)
         self._token = token
-        return self._process
+        launching = asyncio.get_running_loop().create_task(SidecarProcess.launch(command, env, declaration.cwd, output))
+        try:
+            return await asyncio.shield(launching)
+        finally:
+            # Cancelled half-way it would leave a process behind: it goes on to its end, and `close` ends what it made.
+            await asyncio.wait([launching])
+            if launching.exception() is None:
+                self._process = launching.result()
 
     async def _ready(self) -> AgentHealth:
         loop = asyncio.get_running_loop()

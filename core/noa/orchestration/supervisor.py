@@ -7,10 +7,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any, Literal
 
 from noa.errors import AgentError, AgentMismatchError, AgentStartError, NoaError
+from noa.orchestration.places import Places
 from noa.orchestration.status import AgentEvent, AgentState, ReplicaStatus
 from noa.plugin import (
     AgentConnection,
@@ -19,7 +19,6 @@ from noa.plugin import (
     AgentHealth,
     AgentKind,
     AgentPools,
-    ArtifactStore,
 )
 
 __all__ = ["CRASH_LIMIT", "CRASH_WINDOW_S", "Supervisor"]
@@ -42,7 +41,7 @@ class Supervisor:
         declaration: Of the agent.
         index: Which replica, from 0.
         kind: How the agent is reached.
-        places: Folders and store for the connections: (runtime_dir, log_dir, artifacts).
+        places: For the connections.
         changed: Called after every change of state.
         emit: Takes what happened.
         pools: For agents that steer others.
@@ -63,7 +62,7 @@ class Supervisor:
         declaration: AgentDeclaration,
         index: int,
         kind: AgentKind,
-        places: tuple[Path, Path, ArtifactStore],
+        places: Places,
         *,
         changed: Callable[[], None],
         emit: Callable[[AgentEvent], None],
@@ -127,7 +126,7 @@ class Supervisor:
             return
         if self._starting is not None or self.state in ("serving", "closed") or self._given_up():
             return
-        if self.state == "draining":
+        if self.state in ("draining", "idle"):
             self.state = "starting"
             self._tell_retired()
         self._starting = asyncio.get_running_loop().create_task(self._start(), name=f"start {self._name}")
@@ -263,7 +262,7 @@ class Supervisor:
             self._serve(connection, health)
 
     def _connect(self) -> AgentConnection:
-        runtime_dir, log_dir, artifacts = self._places
+        runtime_dir, log_dir, artifacts, mask = self._places
         made: list[AgentConnection] = []
 
         def lost(reason: str) -> None:
@@ -277,7 +276,7 @@ class Supervisor:
             if made and self.connection is made[0]:
                 self._heard(made[0], health)
 
-        context = AgentContext(runtime_dir, log_dir, artifacts, lost, self._pools, heard)
+        context = AgentContext(runtime_dir, log_dir, artifacts, lost, self._pools, heard, mask)
         made.append(self._kind.connect(self._declaration, self.index, context))
         return made[0]
 

@@ -14,7 +14,7 @@ from google.protobuf import struct_pb2
 
 from noa.agent.v1 import agent_service_pb2 as pb
 from noa.agent.v1 import failure_pb2, payload_pb2
-from noa.errors import AgentLostError, AgentProtocolError, AgentUnauthenticatedError, NoaError
+from noa.errors import AgentLostError, AgentProtocolError, AgentUnauthenticatedError, NoaError, SecretError
 from noa.model.execution import Assignment, Log, Observation, OutputChunk, Progress, Succeeded
 from noa.model.failure import Failure
 from noa.model.payload import INLINE_LIMIT_BYTES, Artifact
@@ -61,6 +61,7 @@ async def to_request(assignment: Assignment, artifacts: ArtifactStore) -> pb.Exe
 
     Raises:
         ArtifactError: The store could not take them.
+        SecretError: They hold a secret and are too large for a message.
     """
     request = pb.ExecuteRequest(
         execution_id=assignment.execution_id,
@@ -78,6 +79,12 @@ async def to_request(assignment: Assignment, artifacts: ArtifactStore) -> pb.Exe
         data = _encode(assignment.inputs)
         if len(data) <= INLINE_LIMIT_BYTES:
             request.input.inline = data
+        elif assignment.confidential:
+            raise SecretError(
+                f"the inputs of task '{assignment.task}' have {len(data):,} bytes and hold a secret: above "
+                f"{INLINE_LIMIT_BYTES:,} bytes they would be written to the artifact store. Give what is large by "
+                "reference, as an output of another task"
+            )
         else:
             request.input.CopyFrom(await to_payload(data, artifacts))
     limits = assignment.timeouts

@@ -131,6 +131,7 @@ class AgentContext:
         pools: The engine's pools of agents, for an agent that steers others.
         on_health: May be called, from the event loop, with what the agent said of itself after its start: one that
             says "draining" gets no new work and is replaced.
+        mask: Takes secrets out of text that is about to be kept, such as what an agent printed.
     """
 
     runtime_dir: Path
@@ -139,6 +140,7 @@ class AgentContext:
     on_lost: Callable[[str], None]
     pools: AgentPools | None = None
     on_health: Callable[[AgentHealth], None] = _unheard
+    mask: Callable[[str], str] = str
 
 
 class AgentConnection(ABC):

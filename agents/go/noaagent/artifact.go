@@ -76,7 +76,7 @@ func (s Artifacts) Create(contentType string, content io.Reader) (ref ArtifactRe
 	temporary := filepath.Join(dir, ".tmp-"+rand.Text())
 	defer func() { _ = os.Remove(temporary) }() // gone already once it is renamed
 	if s.ctx != nil {
-		content = Reader(s.ctx, content)
+		content = ContextReader(s.ctx, content)
 	}
 	size, sum, err := writeSynced(temporary, content)
 	if err != nil {
@@ -162,9 +162,9 @@ func (s Artifacts) Read(ref ArtifactRef) ([]byte, error) {
 	return content, nil
 }
 
-// Reader reads from r until ctx is cancelled, and fails with the cause of that then: for copies that end between two
+// ContextReader reads from r until ctx is cancelled, and fails with the cause of that then: for copies that end between two
 // pieces when their execution does.
-func Reader(ctx context.Context, r io.Reader) io.Reader { return obedientReader{ctx, r} }
+func ContextReader(ctx context.Context, r io.Reader) io.Reader { return obedientReader{ctx, r} }
 
 type obedientReader struct {
 	ctx context.Context

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 )
 
@@ -23,6 +24,14 @@ func filePath(uri string) (string, error) {
 		return "", fmt.Errorf("%q is not of the form file:///absolute/path, which is all that this agent reaches", uri)
 	}
 	return filepath.Clean(u.Path), nil
+}
+
+// LocalPath is the absolute path that an input names: by a file:/// URI of this machine, or as a path.
+func LocalPath(named string) (string, error) {
+	if strings.HasPrefix(named, "file:") {
+		return filePath(named)
+	}
+	return filepath.Abs(named)
 }
 
 // makeDir creates the folder that a file:// URI names, if need be, and returns its path.

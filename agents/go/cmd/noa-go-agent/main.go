@@ -2,8 +2,6 @@
 package main
 
 import (
-	"context"
-
 	"github.com/noa-workflow/noa/agents/go/internal/services"
 	"github.com/noa-workflow/noa/agents/go/noaagent"
 )
@@ -13,5 +11,5 @@ var version = "0.1.0" // set by the build
 func main() {
 	a := noaagent.New("go", version).WithEcho()
 	services.Register(a)
-	noaagent.Exit(a.Serve(context.Background()))
+	a.Main()
 }

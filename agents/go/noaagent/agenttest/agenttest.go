@@ -129,6 +129,17 @@ func (r *Running) Execute(t testing.TB, req *agentpb.ExecuteRequest) []*agentpb.
 	return Drain(t, stream)
 }
 
+// Call serves a until the test ends, asks it once for an action and returns its output or how it failed: all that many
+// tests of an action need.
+func Call[Out any](t testing.TB, a *noaagent.Agent, action string, input any) (out Out, failure *agentpb.Failure) {
+	t.Helper()
+	messages := Start(t, a).AwaitServing(t).Execute(t, Request(t, "call-"+action, action, input))
+	if failure := Failure(t, messages); failure != nil {
+		return out, failure
+	}
+	return Output[Out](t, messages), nil
+}
+
 // Drain reads a stream to its end.
 func Drain(t testing.TB, stream grpc.ServerStreamingClient[agentpb.ExecuteResponse]) (all []*agentpb.ExecuteResponse) {
 	t.Helper()

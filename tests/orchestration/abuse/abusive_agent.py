@@ -84,7 +84,7 @@ class Service(pb_grpc.AgentServiceServicer):
             if request.action != "ignores-all":
                 self.running -= 1
 
-    async def act(self, request: pb.ExecuteRequest, context: Any) -> AsyncIterator[pb.ExecuteResponse]:  # noqa: PLR0912
+    async def act(self, request: pb.ExecuteRequest, context: Any) -> AsyncIterator[pb.ExecuteResponse]:  # noqa: PLR0915
         inputs = json.loads(request.input.inline or b"{}")
         action, _, what = request.action.partition(":")
         cancelled = self.cancelled.setdefault(request.execution_id, asyncio.Event())

@@ -1,4 +1,4 @@
-"""What the tests of abuse have in common: agents that abuse the engine, one that does not, and a look at what is left."""
+"""What the tests of abuse share: agents that abuse the engine, one that does not, and a look at what is left."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Connection:
         if kind == SETTINGS and not flags & ACK:
             for at in range(0, len(payload), 6):
                 name, value = struct.unpack_from(">HI", payload, at)
-                if name == 4:  # noqa: PLR2004 - SETTINGS_INITIAL_WINDOW_SIZE
+                if name == 4:  # SETTINGS_INITIAL_WINDOW_SIZE
                     self.first_window = value
             self.frame(SETTINGS, ACK, 0, b"")
         elif kind == PING and not flags & ACK:
@@ -155,7 +155,7 @@ class Connection:
         elif action == "cut":
             self.writer.transport.abort()
         elif action == "noise":
-            self.writer.write(os.urandom(100_000))
+            self.writer.write(b"HTTP/1.1 500 this is no frame\r\n\r\n" * 1000)
             await asyncio.Event().wait()
         elif action == "goodbye":
             self.frame(GOAWAY, 0, 0, struct.pack(">II", stream, 0))

@@ -1,12 +1,12 @@
 //! The author's side: an agent is named, given actions, and served.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Display;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -18,15 +18,17 @@ use crate::context::Context;
 use crate::echo;
 use crate::executions::Executions;
 use crate::failure::Failure;
+use crate::holds::{Holds, Hook, Released};
 use crate::launch::{Launch, LaunchError, Listen};
 use crate::lifecycle;
-use crate::lock::lock;
 use crate::manifest::{Action, manifest};
 use crate::proto::{self, HealthStatus};
 use crate::server::{self, Server};
 
-type Release = Box<dyn Fn(String) -> Pin<Box<dyn Future<Output = u32> + Send>> + Send + Sync>;
 type Prepare = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+/// Where this is `1` at launch, the agent is to be checked and offers `echo`.
+const CONFORMANCE: &str = "NOA_AGENT_CONFORMANCE";
 
 /// Why an agent could not start.
 #[derive(Debug, thiserror::Error)]
@@ -52,24 +54,6 @@ pub enum AgentError {
     Serve(#[from] io::Error),
 }
 
-/// What a release hook says: nothing, or how many things it released.
-pub trait Released {
-    /// How many things were released.
-    fn count(self) -> u32;
-}
-
-impl Released for () {
-    fn count(self) -> u32 {
-        0
-    }
-}
-
-impl Released for u32 {
-    fn count(self) -> u32 {
-        self
-    }
-}
-
 /// An agent that is being put together. Build it up, then [`serve`](Self::serve) it.
 #[must_use]
 pub struct Agent {
@@ -78,7 +62,7 @@ pub struct Agent {
     capacity: u32,
     actions: BTreeMap<String, Arc<Action>>,
     duplicate: Option<String>,
-    release: Option<Release>,
+    release: Option<Hook>,
     prepare: Option<Prepare>,
 }
 
@@ -120,9 +104,32 @@ impl Agent {
         self
     }
 
-    /// Adds the action `echo`, which conformance tests and benchmarks use.
+    /// Adds an action that computes or blocks: each execution has a thread of its own, and asks
+    /// [`check`](Context::check) at least once a second, as a thread cannot be ended from outside.
+    pub fn blocking_action<I, O, E, F>(
+        self,
+        name: impl Into<String>,
+        description: impl Into<String>,
+        idempotent: bool,
+        handler: F,
+    ) -> Self
+    where
+        I: DeserializeOwned + JsonSchema + Send + 'static,
+        O: Serialize + JsonSchema + Send + 'static,
+        E: Into<Failure> + 'static,
+        F: Fn(&Context, I) -> Result<O, E> + Send + Sync + 'static,
+    {
+        let handler = Arc::new(handler);
+        self.action(name, description, idempotent, move |context: Context, input: I| {
+            let handler = handler.clone();
+            async move { context.blocking(move |context| handler(&context, input).map_err(Into::into)).await }
+        })
+    }
+
+    /// Adds the action `echo`, which conformance tests and benchmarks use. An agent that is launched with
+    /// `NOA_AGENT_CONFORMANCE=1` has it also without this call.
     pub fn with_echo(self) -> Self {
-        self.action("echo", echo::DESCRIPTION, true, echo::echo)
+        self.action(echo::NAME, echo::DESCRIPTION, true, echo::echo)
     }
 
     /// Sets how many executions can go on at once; 0 means no limit.
@@ -132,13 +139,14 @@ impl Agent {
     }
 
     /// Sets what is done when a run is released, after its executions have ended: end what it started, remove what it
-    /// left. Must do nothing for a run that holds nothing. Also called for all runs when the agent ends.
+    /// left. Must do nothing for a run that holds nothing. Also called for all runs when the agent ends. What a single
+    /// execution starts is better given to [`Context::hold`].
     pub fn on_release<F, W>(mut self, hook: F) -> Self
     where
         F: Fn(String) -> W + Send + Sync + 'static,
         W: Future<Output: Released> + Send + 'static,
     {
-        self.release = Some(Box::new(move |run_id| {
+        self.release = Some(Arc::new(move |run_id| {
             let released = hook(run_id);
             Box::pin(async move { released.await.count() })
         }));
@@ -152,9 +160,23 @@ impl Agent {
         self
     }
 
+    /// Serves as [`serve`](Self::serve) does, with a tokio runtime of its own.
+    pub fn run(self) -> ! {
+        match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => match runtime.block_on(self.serve()) {},
+            Err(error) => {
+                eprintln!("{}", AgentError::Serve(error));
+                std::process::exit(1)
+            }
+        }
+    }
+
     /// Serves as the engine's environment says, until the engine ends the agent. Never returns: ends the process with
     /// status 0 when told to end or when the engine is gone, 64 when it was launched wrongly, 1 when it cannot serve.
-    pub async fn serve(self) -> Infallible {
+    pub async fn serve(mut self) -> Infallible {
+        if std::env::var(CONFORMANCE).is_ok_and(|asked| asked == "1") && !self.actions.contains_key(echo::NAME) {
+            self = self.with_echo();
+        }
         let started = Launch::from_env().map_err(AgentError::from).and_then(|launch| self.start_process(&launch));
         if let Err(error) = started {
             eprintln!("{error}");
@@ -202,9 +224,7 @@ impl Agent {
             manifest: manifest(&self.name, &self.version, known),
             actions: self.actions,
             executions: Arc::new(Executions::new(self.capacity)),
-            runtime: Handle::current(),
-            release: self.release,
-            runs: Mutex::default(),
+            holds: Arc::new(Holds::new(self.release, Handle::current())),
         });
         shared.clone().prepare(self.prepare);
         Ok((shared, server))
@@ -223,7 +243,7 @@ impl RunningAgent {
     pub async fn drain(self) {
         self.shared.drain();
         self.shared.executions.wait_idle().await;
-        self.shared.release_all().await;
+        self.shared.holds.release_all().await;
         self.stop.cancel();
         self.stopped.cancelled().await;
     }
@@ -240,11 +260,9 @@ pub(crate) struct Shared {
     pub(crate) manifest: proto::Manifest,
     pub(crate) actions: BTreeMap<String, Arc<Action>>,
     pub(crate) executions: Arc<Executions>,
-    /// The author's runtime. Calls are answered on another one, so a busy action does not make the agent look dead.
-    pub(crate) runtime: Handle,
-    release: Option<Release>,
-    /// Runs that may hold something; only filled where there is a hook to ask.
-    runs: Mutex<HashSet<String>>,
+    /// What runs hold, and the author's runtime. Calls are answered on another one, so a busy action does not make the
+    /// agent look dead.
+    pub(crate) holds: Arc<Holds>,
 }
 
 impl Shared {
@@ -252,8 +270,9 @@ impl Shared {
         let Some(prepare) = prepare else {
             return self.executions.set_status(HealthStatus::Serving, "");
         };
-        let prepare = self.runtime.spawn(prepare);
-        self.runtime.clone().spawn(async move {
+        let runtime = self.holds.runtime().clone();
+        let prepare = runtime.spawn(prepare);
+        runtime.spawn(async move {
             match prepare.await.unwrap_or_else(|error| Err(error.to_string())) {
                 Ok(()) => self.executions.set_status(HealthStatus::Serving, ""),
                 Err(error) => self.executions.set_status(HealthStatus::NotServing, error),
@@ -263,28 +282,5 @@ impl Shared {
 
     pub(crate) fn drain(&self) {
         self.executions.set_status(HealthStatus::Draining, "told to end");
-    }
-
-    pub(crate) fn remember_run(&self, run_id: &str) {
-        if self.release.is_some() {
-            lock(&self.runs).insert(run_id.to_owned());
-        }
-    }
-
-    /// Releases what is held for a run, on the author's runtime, and says how much that was.
-    pub(crate) async fn release(&self, run_id: &str) -> u32 {
-        lock(&self.runs).remove(run_id);
-        let Some(release) = &self.release else { return 0 };
-        self.runtime.spawn(release(run_id.to_owned())).await.unwrap_or_else(|error| {
-            tracing::error!(run_id, %error, "the release hook panicked");
-            0
-        })
-    }
-
-    pub(crate) async fn release_all(&self) {
-        let runs = std::mem::take(&mut *lock(&self.runs));
-        for run_id in runs {
-            self.release(&run_id).await;
-        }
     }
 }

@@ -1,7 +1,6 @@
 //! Artifacts: values kept in a store under the name of their content, and references to them.
 
-use std::fs::{self, File, OpenOptions};
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::failure::{ARTIFACT_UNREADABLE, ARTIFACT_UNWRITABLE, Failure};
 use crate::proto;
 use crate::uri::path_of;
+use crate::whole_file::WholeFile;
 
 const UNNAMED_TYPE: &str = "application/octet-stream";
 
@@ -154,18 +154,15 @@ pub struct ArtifactWriter {
     prefix: String,
     folder: PathBuf,
     content_type: String,
-    temporary: PathBuf,
-    file: File,
+    file: WholeFile,
     hash: Sha256,
     size_bytes: u64,
 }
 
 impl ArtifactWriter {
     fn begin(prefix: String, folder: PathBuf, content_type: String) -> io::Result<Self> {
-        fs::create_dir_all(&folder)?;
-        let temporary = folder.join(format!(".tmp-{}-{:016x}", std::process::id(), random()));
-        let file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
-        Ok(Self { prefix, folder, content_type, temporary, file, hash: Sha256::new(), size_bytes: 0 })
+        let file = WholeFile::begin(&folder)?;
+        Ok(Self { prefix, folder, content_type, file, hash: Sha256::new(), size_bytes: 0 })
     }
 
     /// Syncs what was written, gives it its name, and returns the reference.
@@ -173,30 +170,17 @@ impl ArtifactWriter {
     /// # Errors
     /// `ARTIFACT_UNWRITABLE`: the store cannot be written; nothing is left behind.
     pub fn finish(self) -> Result<ArtifactRef, Failure> {
-        self.keep().map_err(|error| unwritable(&self.prefix, &error))
-    }
-
-    fn keep(&self) -> io::Result<ArtifactRef> {
-        self.file.sync_all()?;
-        let sha256 = hex(&self.hash.clone().finalize());
-        let folder = self.folder.join(&sha256[..2]);
-        let target = folder.join(&sha256);
-        if fs::metadata(&target).is_ok_and(|found| found.is_file() && found.len() == self.size_bytes) {
-            return Ok(self.reference(sha256)); // Dropping self removes the temporary file.
+        let sha256 = hex(&self.hash.finalize());
+        let target = self.folder.join(&sha256[..2]).join(&sha256);
+        if !fs::metadata(&target).is_ok_and(|found| found.is_file() && found.len() == self.size_bytes) {
+            self.file.keep(&target).map_err(|error| unwritable(&self.prefix, &error))?;
         }
-        fs::create_dir_all(&folder)?;
-        fs::rename(&self.temporary, &target)?;
-        File::open(&folder)?.sync_all()?;
-        Ok(self.reference(sha256))
-    }
-
-    fn reference(&self, sha256: String) -> ArtifactRef {
-        ArtifactRef {
+        Ok(ArtifactRef {
             uri: format!("{}{}/{sha256}", self.prefix, &sha256[..2]),
             size_bytes: self.size_bytes,
             sha256,
-            content_type: self.content_type.clone(),
-        }
+            content_type: self.content_type,
+        })
     }
 }
 
@@ -210,13 +194,6 @@ impl Write for ArtifactWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
-    }
-}
-
-impl Drop for ArtifactWriter {
-    fn drop(&mut self) {
-        // Fails after the rename, when there is nothing left to remove.
-        let _ = fs::remove_file(&self.temporary);
     }
 }
 
@@ -241,10 +218,6 @@ fn unreadable(artifact: &ArtifactRef, problem: &str) -> Failure {
 
 fn unwritable(prefix: &str, error: &io::Error) -> Failure {
     Failure::new(ARTIFACT_UNWRITABLE, format!("an artifact cannot be written below {prefix}: {error}"))
-}
-
-fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
 }
 
 fn hex(bytes: &[u8]) -> String {

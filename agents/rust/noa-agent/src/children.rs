@@ -7,13 +7,26 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// Ends all of them at once. Finds them in `/proc`, so it does nothing where there is none.
 pub(crate) fn kill_all() {
+    kill_below(std::process::id().cast_signed());
+}
+
+/// Ends a child that was not waited for yet, and what it started.
+pub(crate) fn kill(child: u32) {
+    let child = child.cast_signed();
+    kill_below(child);
+    signal(child);
+}
+
+fn kill_below(ancestor: i32) {
     // A child may start another one between the look and the signal; a second look finds it.
     for _ in 0..2 {
-        for pid in descendants_of(std::process::id().cast_signed(), &parents()) {
-            if let Some(pid) = Pid::from_raw(pid) {
-                let _ = kill_process(pid, Signal::KILL); // It may have ended just now.
-            }
-        }
+        descendants_of(ancestor, &parents()).into_iter().for_each(signal);
+    }
+}
+
+fn signal(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, Signal::KILL); // It may have ended just now.
     }
 }
 

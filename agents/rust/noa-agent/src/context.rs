@@ -1,15 +1,20 @@
 //! What an action knows of its execution and can say while it works.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
 
 use crate::artifacts::Artifacts;
+use crate::children;
 use crate::execution::Execution;
 use crate::failure::{ARTIFACT_UNWRITABLE, Failure};
+use crate::holds::{HoldId, Holds, Released};
 use crate::lock::lock;
 use crate::payload::INLINE_BYTES;
 use crate::proto::execute_response::Event;
@@ -19,6 +24,8 @@ use crate::uri::path_of;
 
 const PROGRESS_MESSAGE_BYTES: usize = 1024;
 const LOG_MESSAGE_BYTES: usize = 16 * 1024;
+/// How long a client may read nothing before it is not waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How far the work is. Every part is optional: `Progress { done: Some(3), ..Default::default() }`.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -35,6 +42,30 @@ pub struct Progress {
     pub message: String,
 }
 
+impl Progress {
+    /// So many units of so many are done.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)] // For a person.
+    pub fn of(done: usize, total: usize) -> Self {
+        let fraction = if total == 0 { 1.0 } else { done as f64 / total as f64 };
+        Self { fraction: Some(fraction), done: Some(done as u64), total: Some(total as u64), ..Self::default() }
+    }
+
+    /// Says what a unit is, in the plural, such as "files".
+    #[must_use]
+    pub fn unit(mut self, unit: impl Into<String>) -> Self {
+        self.unit = unit.into();
+        self
+    }
+
+    /// Says what is being done, for a person.
+    #[must_use]
+    pub fn message(mut self, message: impl Into<String>) -> Self {
+        self.message = message.into();
+        self
+    }
+}
+
 /// How much a log line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
@@ -49,27 +80,33 @@ pub enum LogLevel {
 }
 
 /// The execution that an action works for. Cheap to clone; clones are the same execution.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Context {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     execution: Arc<Execution>,
     request: ExecuteRequest,
     artifacts: Artifacts,
+    holds: Arc<Holds>,
     deadline: Option<SystemTime>,
     fraction: Mutex<f64>,
     metrics: Mutex<HashMap<String, f64>>,
 }
 
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("execution", &self.inner.execution).finish_non_exhaustive()
+    }
+}
+
 impl Context {
-    pub(crate) fn new(execution: Arc<Execution>, mut request: ExecuteRequest) -> Self {
+    pub(crate) fn new(execution: Arc<Execution>, mut request: ExecuteRequest, holds: Arc<Holds>) -> Self {
         let artifacts = Artifacts::new(std::mem::take(&mut request.artifact_prefix));
         let deadline = request.deadline.and_then(|deadline| deadline.try_into().ok());
         let (fraction, metrics) = (Mutex::new(0.0), Mutex::default());
-        Self { inner: Arc::new(Inner { execution, request, artifacts, deadline, fraction, metrics }) }
+        Self { inner: Arc::new(Inner { execution, request, artifacts, holds, deadline, fraction, metrics }) }
     }
 
     /// Names this attempt.
@@ -173,6 +210,56 @@ impl Context {
             let data = part.to_vec().into();
             self.observe(Event::Output(proto::OutputChunk { content_type: content_type.to_owned(), data }));
         }
+    }
+
+    /// Waits until what was said so far is on its way to all who listen, so that none of it is dropped: for work that
+    /// says much at once. Never longer than 5 s for a client that reads nothing; false then.
+    pub async fn heard(&self) -> bool {
+        self.inner.execution.wait_heard(PATIENCE).await
+    }
+
+    /// Holds something for the run after this execution has ended, such as a service: `let_go` is done once, when the
+    /// run is released or the agent ends, or at once where this execution has ended already. It may return an error,
+    /// which is logged.
+    pub fn hold<W>(&self, let_go: W)
+    where
+        W: Future<Output: Released> + Send + 'static,
+    {
+        self.add_hold(let_go);
+    }
+
+    fn add_hold<W: Future<Output: Released> + Send + 'static>(&self, let_go: W) -> HoldId {
+        let id = self.inner.holds.add(self.run_id(), let_go);
+        // The run's release waits for the end of its executions first: one of the two sees what the other did.
+        if self.inner.execution.has_ended() {
+            self.inner.holds.let_go(self.run_id(), id);
+        }
+        id
+    }
+
+    /// Holds a child process for the run after this execution has ended: it and what it started are killed when the run
+    /// is released or the agent ends. A child that ends by itself is held no longer. Its stdin stays open until then.
+    pub fn hold_child(&self, mut child: Child) {
+        let (told, gone) = (CancellationToken::new(), CancellationToken::new());
+        let (kill, done) = (told.clone(), gone.clone().drop_guard());
+        let id = self.add_hold(async move {
+            told.cancel();
+            gone.cancelled().await;
+        });
+        let (holds, run_id) = (self.inner.holds.clone(), self.run_id().to_owned());
+        self.inner.holds.runtime().spawn(async move {
+            let _done = done;
+            let _stdin = child.stdin.take(); // Waiting would close it.
+            tokio::select! {
+                _ = child.wait() => holds.forget(&run_id, id),
+                () = kill.cancelled() => {
+                    if let Some(pid) = child.id() {
+                        children::kill(pid);
+                    }
+                    child.wait().await.is_ok()
+                }
+            };
+        });
     }
 
     fn observe(&self, event: Event) {

@@ -84,6 +84,17 @@ impl Execution {
         });
     }
 
+    /// Waits until all who listen have taken what was told. False as soon as one takes nothing for this long.
+    pub(crate) async fn wait_heard(&self, patience: Duration) -> bool {
+        let clients: Vec<_> = lock(&self.state).clients.iter().filter_map(Weak::upgrade).collect();
+        for client in clients {
+            if !client.wait_taken(patience).await {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Tells the work to end; the first reason counts, the earliest end of a grace too. False if it had been told.
     pub(crate) fn stop(&self, reason: StopReason, grace: Duration) -> bool {
         let asked = Stop { reason, until: Instant::now() + grace };
@@ -123,6 +134,10 @@ impl Execution {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping().is_some()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(lock(&self.state).phase, Phase::Ended(_))
     }
 
     fn stopping(&self) -> Option<Stop> {

@@ -42,6 +42,7 @@ mod echo;
 mod execution;
 mod executions;
 mod failure;
+mod holds;
 pub mod host;
 mod json;
 mod launch;
@@ -49,20 +50,25 @@ mod lifecycle;
 mod lock;
 mod manifest;
 mod payload;
+mod schema;
 mod server;
 mod service;
 mod stream;
 mod text;
 mod uri;
+mod whole_file;
 mod work;
 
-pub use agent::{Agent, AgentError, Released, RunningAgent};
+pub use agent::{Agent, AgentError, RunningAgent};
 pub use artifacts::{ArtifactRef, ArtifactWriter, Artifacts};
 pub use context::{Context, LogLevel, Progress};
 pub use failure::Failure;
+pub use holds::Released;
 pub use launch::{Launch, LaunchError, Listen};
 pub use schemars::{self, JsonSchema};
 pub use tokio_util::sync::CancellationToken;
+pub use uri::path_of;
+pub use whole_file::WholeFile;
 
 /// The version of the contract that this crate speaks.
 pub const PROTOCOL_VERSION: u32 = 1;

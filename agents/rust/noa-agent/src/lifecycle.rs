@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::Shared;
 use crate::children;
 use crate::server::Server;
+use crate::whole_file;
 
 /// Status of a process that was ended by a second SIGTERM, as a shell shows it.
 const TERMINATED: i32 = 128 + 15;
@@ -106,12 +107,13 @@ async fn abandon(shared: &Shared) {
 }
 
 async fn release(shared: &Shared) {
-    if timeout(LAST_RELEASE, shared.release_all()).await.is_err() {
+    if timeout(LAST_RELEASE, shared.holds.release_all()).await.is_err() {
         tracing::warn!("what runs hold is not released in time");
     }
 }
 
 fn exit(status: i32) -> ! {
+    whole_file::remove_unfinished();
     children::kill_all();
     std::process::exit(status);
 }

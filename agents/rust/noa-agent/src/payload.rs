@@ -14,6 +14,7 @@ const JSON: &str = "application/json";
 
 /// The bytes of an input, wherever they are.
 pub(crate) async fn load(payload: Option<proto::Payload>, artifacts: &Artifacts) -> Result<Vec<u8>, Failure> {
+    // On the wire, no bytes look like an unset value to some languages.
     let Some(proto::Payload { content_type, value: Some(value) }) = payload else {
         return Ok(b"{}".to_vec());
     };
@@ -22,6 +23,7 @@ pub(crate) async fn load(payload: Option<proto::Payload>, artifacts: &Artifacts)
         return Err(Failure::new(INVALID_INPUT, message));
     }
     match value {
+        payload::Value::Inline(json) if json.is_empty() => Ok(b"{}".to_vec()),
         payload::Value::Inline(json) if json.len() > INLINE_BYTES => {
             let message = format!("the inline input has {} bytes, at most {INLINE_BYTES} are allowed", json.len());
             Err(Failure::new(PAYLOAD_TOO_LARGE, message))

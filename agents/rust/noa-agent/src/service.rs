@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::agent::Shared;
@@ -22,6 +22,8 @@ const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(5);
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(10);
 const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 const LONGEST_GRACE: Duration = Duration::from_secs(3600);
+/// How long a release is waited for at the least: with no grace at all, what is held is ended at once all the same.
+const SHORTEST_RELEASE: Duration = Duration::from_millis(500);
 const ID_BYTES: usize = 512;
 
 /// The contract's service over what the author gave.
@@ -42,9 +44,9 @@ impl Service {
             shared.executions.end(&execution, Err(self.unknown(&request.action)));
             return;
         };
-        shared.remember_run(&execution.run_id);
-        let context = Context::new(execution.clone(), request);
-        let (executions, runtime) = (shared.executions.clone(), shared.runtime.clone());
+        shared.holds.remember(&execution.run_id);
+        let context = Context::new(execution.clone(), request, shared.holds.clone());
+        let (executions, runtime) = (shared.executions.clone(), shared.holds.runtime().clone());
         tokio::spawn(work::run(executions, execution, action, context, input, runtime));
     }
 
@@ -55,19 +57,14 @@ impl Service {
     }
 
     async fn release(&self, run_id: &str, grace: Duration) -> CancelResponse {
-        let until = Instant::now() + grace;
+        let until = Instant::now() + grace.max(SHORTEST_RELEASE);
         let (executions, told) = self.shared.executions.cancel_all(Some(run_id), grace.mul_f64(0.8));
         for execution in &executions {
             execution.wait_ended().await;
         }
-        let held = timeout_at(until, self.shared.release(run_id)).await.unwrap_or_else(|_| {
-            tracing::warn!(run_id, "what the run holds is not released within the grace");
-            1
-        });
-        let cancelled = held.saturating_add(told);
-        let found = cancelled > 0 || !executions.is_empty();
-        let outcome = if found { CancelOutcome::Cancelled } else { CancelOutcome::Unknown };
-        CancelResponse { outcome: outcome.into(), cancelled }
+        let (held, released) = self.shared.holds.release(run_id, until).await;
+        let outcome = if held || !executions.is_empty() { CancelOutcome::Cancelled } else { CancelOutcome::Unknown };
+        CancelResponse { outcome: outcome.into(), cancelled: released.saturating_add(told) }
     }
 }
 

@@ -8,7 +8,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use prost::Message;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_stream::Stream;
 use tonic::Status;
 
@@ -23,6 +24,8 @@ const WAITING_BYTES: usize = 1024 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     waiting: Mutex<Waiting>,
+    /// Told when a message is taken, and when nobody will take any more.
+    taken: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +34,7 @@ struct Waiting {
     bytes: usize,
     terminal: Option<ExecuteResponse>,
     waker: Option<Waker>,
+    hung_up: bool,
 }
 
 impl Outbox {
@@ -52,10 +56,32 @@ impl Outbox {
         waiting.wake();
     }
 
+    /// Waits until no observation waits. False as soon as none is taken for this long.
+    pub(crate) async fn wait_taken(&self, patience: Duration) -> bool {
+        loop {
+            let taken = self.taken.notified(); // From here on it hears of what is taken.
+            {
+                let waiting = lock(&self.waiting);
+                if waiting.observations.is_empty() || waiting.hung_up {
+                    return true;
+                }
+            }
+            if timeout(patience, taken).await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    fn hang_up(&self) {
+        lock(&self.waiting).hung_up = true;
+        self.taken.notify_waiters();
+    }
+
     /// The next message and whether it is the terminal one.
     fn poll_take(&self, cx: &Context<'_>) -> Poll<(ExecuteResponse, bool)> {
         let mut waiting = lock(&self.waiting);
         if let Some(message) = waiting.take_oldest() {
+            self.taken.notify_waiters();
             return Poll::Ready((message, false));
         }
         if let Some(terminal) = waiting.terminal.take() {
@@ -129,6 +155,12 @@ impl Stream for ExecutionStream {
     }
 }
 
+impl Drop for ExecutionStream {
+    fn drop(&mut self) {
+        self.outbox.hang_up();
+    }
+}
+
 /// A message of this event.
 pub(crate) fn message(event: Event) -> ExecuteResponse {
     ExecuteResponse { event: Some(event) }
@@ -172,6 +204,30 @@ mod tests {
         let outbox = Outbox::default();
         (0..100).for_each(|number| outbox.observe(chunk(number, 256 * 1024)));
         assert_eq!(heard(outbox).await, ["accepted", "97", "98", "99", "completed"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_a_client_ends_when_it_has_heard_all_or_hangs_up_or_sleeps() {
+        let patience = Duration::from_secs(5);
+        let outbox = Arc::new(Outbox::default());
+        assert!(outbox.wait_taken(patience).await);
+        (0..3).for_each(|number| outbox.observe(chunk(number, 1)));
+        assert!(!outbox.wait_taken(patience).await);
+        let mut stream = ExecutionStream::new(outbox.clone(), false, patience);
+        stream.next().await.unwrap().unwrap();
+        let reading = async {
+            for _ in 0..3 {
+                sleep(Duration::from_secs(4)).await;
+                stream.next().await.unwrap().unwrap();
+            }
+        };
+        assert!(tokio::join!(outbox.wait_taken(patience), reading).0);
+        outbox.observe(chunk(3, 1));
+        let hanging_up = async {
+            sleep(Duration::from_secs(1)).await;
+            drop(stream);
+        };
+        assert!(tokio::join!(outbox.wait_taken(patience), hanging_up).0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 /// The path that a `file:` URI of this machine names, or `None` for any other text.
-pub(crate) fn path_of(uri: &str) -> Option<PathBuf> {
+#[must_use]
+pub fn path_of(uri: &str) -> Option<PathBuf> {
     let rest = uri.strip_prefix("file://")?;
     let path = rest.strip_prefix("localhost").unwrap_or(rest);
     if !path.starts_with('/') {

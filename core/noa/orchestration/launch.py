@@ -10,6 +10,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,16 +89,15 @@ class Listen:
 def choose_listen(runtime_dir: Path, label: str, *, tcp: bool = False) -> Listen:
     """A fresh address: a unix socket in a folder of mode 0700, or a free port of the loopback interface.
 
-    A path too long for a socket moves to a short temporary folder; where that is too long as well, it is TCP.
+    A path too long for a socket, or a folder that belongs to somebody else, moves the socket to a short temporary
+    folder; where that is too long as well, it is TCP.
 
     Raises:
         OSError: The folder cannot be made.
     """
     if not tcp:
-        runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        runtime_dir.chmod(0o700)
         path = runtime_dir.absolute() / f"{label}-{secrets.token_hex(4)}.sock"
-        if _fits(path):
+        if _make_private(runtime_dir) and _fits(path):
             return Listen(f"unix:{path}", path)
         folder = Path(tempfile.mkdtemp(prefix="noa-", dir=os.environ.get("XDG_RUNTIME_DIR") or None))
         path = folder / "s"
@@ -107,6 +107,17 @@ def choose_listen(runtime_dir: Path, label: str, *, tcp: bool = False) -> Listen
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return Listen(f"127.0.0.1:{probe.getsockname()[1]}")
+
+
+def _make_private(folder: Path) -> bool:
+    """Make a folder, or mend one, so that only this user enters it; False where it belongs to somebody else."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.geteuid():
+        return False
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        folder.chmod(0o700)
+    return True
 
 
 def _fits(path: Path) -> bool:

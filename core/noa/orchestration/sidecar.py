@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import shlex
@@ -133,6 +134,10 @@ class SidecarConnection(GrpcConnection):
                 raise AgentStartError(f"agent '{self._name}' did not listen on NOA_AGENT_LISTEN={address}")
             await asyncio.sleep(pause_s)
             pause_s = min(_POLL_S, pause_s * 1.5)
+        if path is not None:
+            # Its folder keeps others out already, whatever the umask was with which the agent made it.
+            with contextlib.suppress(OSError):
+                path.chmod(0o600)
         # For a unix socket grpc would send the path, percent-encoded, as the authority: strict servers refuse it.
         # The window does not grow on this machine: the backlog of an agent that floods its stream stays small, so that
         # its result is not seconds behind.

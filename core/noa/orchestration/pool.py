@@ -140,8 +140,9 @@ class Pool:
             self._dispatch()
 
     def rest(self, replica: Supervisor, seconds: float) -> None:
-        """A replica said that it is overloaded: leave it alone for a while."""
+        """A replica said that it is overloaded: leave it alone for a while, and then give it no more than it took."""
         replica.resting_until = time.monotonic() + seconds
+        replica.believe_less()
         self._wake_at(seconds)
 
     def status(self) -> AgentStatus:

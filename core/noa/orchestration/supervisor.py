@@ -32,6 +32,8 @@ CRASH_WINDOW_S = 60.0
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 10.0
 _RETIRE_GRACE_S = 5.0
+_DISBELIEF_S = 5.0
+"""How long an agent that refused work gets no more than it took, whatever it announces."""
 
 
 class Supervisor:
@@ -51,7 +53,7 @@ class Supervisor:
         connection: The live connection; None unless serving or draining.
         health: What the agent last said of itself.
         in_flight: Executions that the pool gave it.
-        capacity: Executions at once; 0 means no limit.
+        capacity: Executions at once; 0 means no limit. What it announced, or less for a while after it refused work.
         resting_until: Monotonic seconds until which it said that it is overloaded.
         error: Why it last failed.
         failing: Whether its last start failed and nothing came of it since.
@@ -89,6 +91,8 @@ class Supervisor:
         self._crashes: deque[float] = deque()
         self._starting: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._announced = 0
+        self._disbelief: asyncio.TimerHandle | None = None
         self._leaving: set[AgentConnection] = set()
         self._ending: asyncio.Task[None] | None = None
         self._retired: asyncio.Future[None] | None = None
@@ -162,6 +166,8 @@ class Supervisor:
     async def close(self, *, grace_s: float) -> None:
         """Drain and end; nothing is left running. Idempotent."""
         self.state = "closed"
+        if self._disbelief is not None:
+            self._disbelief.cancel()
         self._tell_retired()
         starting, self._starting = self._starting, None
         if starting is not None:
@@ -283,7 +289,7 @@ class Supervisor:
     def _serve(self, connection: AgentConnection, health: AgentHealth) -> None:
         self._starting = None
         self.connection, self.health, self.error, self.failing = connection, health, None, False
-        self.capacity = self._capacity_of(health)
+        self.capacity = self._announced = self._capacity_of(health)
         self.state = "serving"
         self._tell("serving", f"{health.name} {health.version} ({health.language})")
         self._changed()
@@ -299,9 +305,20 @@ class Supervisor:
             if self.state == "serving":
                 self._leave(connection, health.message)
             return
-        if (capacity := self._capacity_of(health)) != self.capacity:
-            self.capacity = capacity
+        if (announced := self._capacity_of(health)) != self._announced:
+            self.capacity = self._announced = announced
             self._changed()
+
+    def believe_less(self) -> None:
+        """It refused work: what is in flight is all that it takes, for a while."""
+        self.capacity = max(1, self.in_flight)
+        if self._disbelief is None:
+            self._disbelief = asyncio.get_running_loop().call_later(_DISBELIEF_S, self._believe_again)
+
+    def _believe_again(self) -> None:
+        self._disbelief = None
+        self.capacity = self._announced
+        self._changed()
 
     def _leave(self, connection: AgentConnection, message: str) -> None:
         """An agent that drains on its own account ends what it does; another takes its place at once."""

@@ -152,3 +152,25 @@ async def test_agent_that_announces_less_than_it_takes_gets_what_it_announced(be
         *(bench.execute("abusive", "sleep", inputs={"seconds": 0.05, "n": n}) for n in range(5))
     )
     assert [outcome.outputs["n"] for outcome in outcomes] == list(range(5))
+
+
+async def test_agent_that_refuses_most_of_what_it_announces_is_not_asked_over_and_over(
+    bench: Any, abusive: Any
+) -> None:
+    abusive(env={"TEST_ANNOUNCED": "0", "TEST_REAL": "2"})
+    await bench.execute("abusive", "echo")
+    asked = 0
+    connection = bench.factory._pools["abusive"].replicas[0].connection
+    execute = connection.execute
+
+    async def counting(*arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await execute(*arguments)
+
+    connection.execute = counting
+    began = time.monotonic()
+    tasks = [bench.execute("abusive", "sleep", inputs={"seconds": 0.02}) for _ in range(60)]
+    assert all(isinstance(outcome, Succeeded) for outcome in await asyncio.gather(*tasks))
+    # All are sent at first, and again whenever the agent is believed again; else only what it has room for.
+    assert asked <= 120 * (1 + (time.monotonic() - began) / 5)

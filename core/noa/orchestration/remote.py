@@ -120,6 +120,8 @@ class RemoteConnection(GrpcConnection):
 
     def _read_token(self) -> str:
         options = self._declaration.options
+        if token := str(options.get("token") or "").strip():
+            return token
         if variable := options.get("token_env"):
             token = os.environ.get(str(variable), "")
             if not token:

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -46,7 +46,7 @@ class RemoteListen:
     """
 
     address: str
-    token: str
+    token: str = field(repr=False)
     pair: Pair | None = None
     client_ca: bytes | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from noa.errors import UsageError
@@ -21,7 +21,7 @@ class Pair:
     """A certificate chain, the certificate itself first, and its private key, both as PEM."""
 
     certificate: bytes
-    key: bytes
+    key: bytes = field(repr=False)
 
 
 def read_file(path: Path, what: str) -> bytes:
@@ -79,7 +79,7 @@ def read_pair(certificate: Path, key: Path, certificate_what: str, key_what: str
             path=str(key),
         ) from error
     except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+        if "mismatch" in (error.reason or "").lower():
             raise UsageError(
                 f"{key_what}: the key in {key} does not belong to the certificate in {certificate} "
                 f"({certificate_what}): give the two files that were made together",

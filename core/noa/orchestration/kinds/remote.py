@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import difflib
+
 from noa.plugin import AgentConnection, AgentContext, AgentDeclaration, AgentKind
 
 __all__ = ["RemoteKind"]
 
 _PORT_MAX = 65_535
+_OPTIONS = frozenset(
+    {
+        "token", "token_env", "token_file", "tls", "ca_file", "cert_file", "key_file", "server_name",
+        "connect_timeout_s", "health_interval_s", "health_silence_s", "queue_limit",
+    }
+)  # fmt: skip
 
 
 class RemoteKind(AgentKind):
     """Agents at `addresses`; each address is a replica.
 
-    Options: `token_env` or `token_file`; TLS with `ca_file` (or `tls: true` for the system's roots), `cert_file` and
-    `key_file` for mutual TLS, `server_name`; `connect_timeout_s` (10, and never more than the declaration's
-    `start_timeout_s`), `health_interval_s` (2), `health_silence_s` (5).
+    Options: `token`, `token_env` or `token_file`; TLS with `ca_file` (or `tls: true` for the system's roots),
+    `cert_file` and `key_file` for mutual TLS, `server_name`; `connect_timeout_s` (10, and never more than the
+    declaration's `start_timeout_s`), `health_interval_s` (2), `health_silence_s` (5), `queue_limit`.
     """
 
     name = "remote"
@@ -30,6 +38,13 @@ class RemoteKind(AgentKind):
                     f"agent '{name}': address '{address}' {wrong}: host:port is expected, such as localhost:50051"
                     + (". TLS is switched on by options.tls or options.ca_file" if address.startswith("https:") else "")
                 )
+        # A misspelt option of TLS would send the token in plain text.
+        if unknown := sorted(set(declaration.options) - _OPTIONS):
+            near = difflib.get_close_matches(unknown[0], _OPTIONS, 1)
+            return (
+                f"agent '{name}': options.{unknown[0]} is not an option of remote agents. "
+                f"Known: {', '.join(sorted(_OPTIONS))}" + (f". Did you mean '{near[0]}'?" if near else "")
+            )
         if bool(declaration.options.get("cert_file")) != bool(declaration.options.get("key_file")):
             return f"agent '{name}': mutual TLS needs both options.cert_file and options.key_file"
         return None

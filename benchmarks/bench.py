@@ -20,7 +20,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -381,21 +381,34 @@ MEASUREMENTS: dict[str, tuple[str, str, float, Callable[[Path], Any]]] = {
 }
 
 
-def measure(name: str) -> dict:
+def measure(name: str) -> Any:
     SCRATCH.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=SCRATCH) as folder:
-        return asyncio.run(MEASUREMENTS[name][3](Path(folder)))
+        return asyncio.run(_work(name, Path(folder)))
+
+
+def _work(name: str, folder: Path) -> Coroutine[Any, Any, Any]:
+    if name in MEASUREMENTS:
+        return MEASUREMENTS[name][3](folder)
+    import languages
+
+    kind, language, *width = name.split(":")
+    if kind == "calls":
+        return languages.calls(folder, language, int(width[0]))
+    return {"rest": languages.at_rest, "recovers": languages.recovers}[kind](folder, language)
+
+
+def _in_a_process(name: str) -> Any:
+    child = subprocess.run(
+        [sys.executable, __file__, "--one", name], check=False, capture_output=True, text=True, cwd=ROOT
+    )
+    if child.returncode:
+        sys.exit(f"{name} failed:\n{child.stderr}")
+    return json.loads(child.stdout.splitlines()[-1])
 
 
 def median_of(name: str, repeats: int) -> dict:
-    results = []
-    for _ in range(repeats):
-        child = subprocess.run(
-            [sys.executable, __file__, "--one", name], check=False, capture_output=True, text=True, cwd=ROOT
-        )
-        if child.returncode:
-            sys.exit(f"{name} failed:\n{child.stderr}")
-        results.append(json.loads(child.stdout.splitlines()[-1]))
+    results = [_in_a_process(name) for _ in range(repeats)]
     results.sort(key=lambda r: r["value"] / r["limit"])
     return results[len(results) // 2]
 
@@ -414,7 +427,9 @@ def row(name: str, result: dict) -> tuple[str, bool]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which; all by default: {', '.join(MEASUREMENTS)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which; all by default: {', '.join([*MEASUREMENTS, 'languages'])}"
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--repeats", type=int, default=3, help="runs of each; the median counts")
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
@@ -424,18 +439,28 @@ def main() -> None:
         return
     table = ["| what | noa | limit | ratio | wanted | met |", "|---|---|---|---|---|---|"]
     print("\n".join(table), flush=True)
-    for name in options.names or MEASUREMENTS:
+    for name in [n for n in options.names if n != "languages"] or ([] if options.names else MEASUREMENTS):
         line, _ = row(name, median_of(name, options.repeats))
         table.append(line)
         print(line, flush=True)
+    by_language: list[str] = []
+    if not options.names or "languages" in options.names:
+        import languages
+
+        print(flush=True)
+        by_language = languages.table(_in_a_process, lambda line: print(line, flush=True))
     if options.write:
-        write(table)
+        if len(table) > 2:
+            write("table", table)
+        if by_language:
+            write("languages", by_language)
 
 
-def write(table: list[str]) -> None:
+def write(name: str, table: list[str]) -> None:
     page = ROOT / "docs" / "benchmarks.md"
     text = page.read_text()
-    begin, end = "<!-- table -->", "<!-- /table -->"
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    assert begin in text, f"{page} has no place for {name}"
     head, _, rest = text.partition(begin)
     _, _, tail = rest.partition(end)
     machine = f"{os.cpu_count()} cores, {platform.system()}, CPython {platform.python_version()}"

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -290,6 +291,26 @@ func TestObservationsArriveInOrder(t *testing.T) {
 	}
 	if v := out[len(out)-1].GetCompleted().GetMetrics().GetValues()["files_per_s"]; v != 2.5 {
 		t.Errorf("got metric %v", v)
+	}
+}
+
+func TestLoggerWritesToTheRunsLog(t *testing.T) {
+	r := serveWork(t, func(_ context.Context, x *noaagent.Execution, _ empty) (empty, error) {
+		log := x.Logger().With("file", "a b")
+		log.Error("not read", "size", 3)
+		log.WithGroup("g").Debug("opened", "n", 1)
+		x.Logger().Info("done", "level", 6, "msg", "m")
+		return empty{}, nil
+	})
+	var got []string
+	for _, m := range r.Execute(t, agenttest.Request(t, "l", "work", empty{})) {
+		if line := m.GetLog(); line != nil {
+			got = append(got, line.GetLevel().String()+" "+line.GetMessage())
+		}
+	}
+	want := []string{`LOG_LEVEL_ERROR not read file="a b" size=3`, `LOG_LEVEL_DEBUG opened file="a b" g.n=1`, `LOG_LEVEL_INFO done level=6 msg=m`}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
 	}
 }
 

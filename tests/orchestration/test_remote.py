@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,12 +12,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
 import pytest
 
-from noa.agent.v1 import agent_service_pb2 as pb
-from noa.agent.v1 import agent_service_pb2_grpc as pb_grpc
-from noa.model.execution import Stage, Succeeded
+from noa.model.execution import Stage
 from noa.orchestration.kinds import RemoteKind
 from noa.plugin import AgentDeclaration
 
@@ -119,37 +115,6 @@ async def test_start_timeout_shorter_than_the_connect_timeout_ends_the_wait_for_
 async def test_missing_token_is_a_start_failure_that_names_the_variable(bench: Any) -> None:
     declare(bench, "127.0.0.1:1", token_env="NOT_SET_ANYWHERE")
     assert "NOT_SET_ANYWHERE, which is not set" in (await bench.execute("far", "echo")).message
-
-
-class Greeter(pb_grpc.AgentServiceServicer):
-    async def Health(self, request: pb.HealthRequest, context: Any) -> pb.HealthResponse:  # noqa: N802
-        manifest = pb.Manifest(name="tls", language="python", version="1", protocol_versions=[1])
-        return pb.HealthResponse(status=pb.HEALTH_STATUS_SERVING, manifest=manifest)
-
-    async def Execute(self, request: pb.ExecuteRequest, context: Any) -> AsyncIterator[pb.ExecuteResponse]:  # noqa: N802
-        yield pb.ExecuteResponse(accepted=pb.Accepted())
-        yield pb.ExecuteResponse(completed=pb.Completed())
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
-async def test_mutual_tls(bench: Any, tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=agent.test",
-         "-addext", "subjectAltName=DNS:agent.test", "-keyout", str(key), "-out", str(certificate)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    pair = (key.read_bytes(), certificate.read_bytes())
-    credentials = grpc.ssl_server_credentials([pair], certificate.read_bytes(), require_client_auth=True)
-    server = grpc.aio.server()
-    pb_grpc.add_AgentServiceServicer_to_server(Greeter(), server)
-    port = server.add_secure_port("127.0.0.1:0", credentials)
-    await server.start()
-    files = {"ca_file": str(certificate), "cert_file": str(certificate), "key_file": str(key)}
-    declare(bench, f"127.0.0.1:{port}", token_env="", server_name="agent.test", **files)
-    assert await bench.execute("far", "echo") == Succeeded()
-    await bench.factory.close()
-    await server.stop(0)
 
 
 def test_declarations_are_checked() -> None:

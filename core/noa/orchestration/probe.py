@@ -67,8 +67,9 @@ async def _plain(host: str, port: int, timeout_s: float) -> Finding | None:
     anyone.set_alpn_protocols(["h2"])
     try:
         await _says_something(host, port, anyone, host, timeout_s)
-    except ssl.SSLError as error:
-        if "alert" not in _reason(error):
+    except (ssl.SSLError, ConnectionError) as error:
+        # An alert is an answer in TLS, such as that a certificate is asked for.
+        if not isinstance(error, ssl.SSLError) or "alert" not in _reason(error):
             return Finding("what listens there ends the connection and is no agent", False)
     return Finding(
         "it speaks TLS, and the declaration asks for plain text: set options.ca_file (or options.tls where the "

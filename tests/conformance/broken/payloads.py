@@ -32,11 +32,10 @@ class Payloads:
             WorkFailed: INVALID_INPUT where it is not a JSON object or its artifact cannot be read, PAYLOAD_TOO_LARGE
                 where more than 256 KiB are inline.
         """
-        match payload.WhichOneof("value"):
-            case None:
-                return self.unset_input()
-            case "artifact":
-                return self.parse(self.read_artifact(payload.artifact))
+        if payload.WhichOneof("value") == "artifact":
+            return self.parse(self.read_artifact(payload.artifact))
+        if not payload.inline:
+            return self.unset_input()
         if len(payload.inline) > INLINE_LIMIT:
             message = f"input: {len(payload.inline)} bytes are inline, at most {INLINE_LIMIT} may be: send an artifact"
             raise WorkFailed("PAYLOAD_TOO_LARGE", message)

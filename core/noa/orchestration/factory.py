@@ -199,7 +199,7 @@ class AgentFactory:
         finally:
             timer.cancel()
         if isinstance(outcome, Failure) and outcome.code == "DEADLINE_EXCEEDED":
-            return _execution_timeout(assignment)
+            return _at_deadline(assignment, outcome, time.monotonic() - attempt.since)
         return outcome
 
     async def _slot(self, attempt: Attempt, pool: Pool) -> Supervisor:
@@ -441,6 +441,24 @@ def _queue_timeout(attempt: Attempt) -> Failure:
         f"{assignment.task} did not begin within {limit_ms / 1000:g} s: it {attempt.describe()}",
         retryable=True,
         details={"agent": assignment.agent, "limit_ms": limit_ms},
+    )
+
+
+def _at_deadline(assignment: Assignment, outcome: Failure, after_s: float) -> Failure:
+    """What an agent means that ended the work at its deadline, which it was told in the time of day."""
+    limit_s = (assignment.timeouts.execution_ms or 0) / 1000
+    if after_s >= limit_s / 2:
+        return _execution_timeout(assignment)
+    message = (
+        f"{outcome.message}. It said so after {after_s:.1f} s of {limit_s:g} s: the clock of its machine and that of "
+        "this one disagree, or it gave itself less time"
+    )
+    return Failure(
+        outcome.code,
+        message,
+        retryable=outcome.retryable,
+        details={**outcome.details, "limit_ms": assignment.timeouts.execution_ms, "after_ms": int(after_s * 1000)},
+        source=outcome.source,
     )
 
 

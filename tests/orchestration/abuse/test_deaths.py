@@ -39,7 +39,7 @@ async def test_agent_that_dies_of_every_task_is_given_up_after_five_deaths(bench
 
 async def test_agent_that_dies_soon_after_each_start_is_given_up(bench: Any, abusive: Any) -> None:
     abusive("dies-at-once")
-    codes = []
+    codes: list[str] = []
     while not codes or codes[-1] != "AGENT_START_FAILED":
         codes.append((await bench.execute("abusive", "hang")).code)
     assert codes[:-1] == ["AGENT_LOST"] * (len(codes) - 1)

@@ -30,6 +30,8 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 PACKAGES := . $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml agents/*/pyproject.toml))
 PROTOS := $(wildcard protos/noa/agent/v1/*.proto)
 RUST_SOURCES := $(shell find agents/rust -name target -prune -o -type f \( -name '*.rs' -o -name 'Cargo.*' \) -print)
+RUST_AGENTS := $(BIN)/noa-rust-agent $(BIN)/noa-rust-worker
+GO_AGENTS := $(BIN)/noa-go-agent $(BIN)/noa-go-worker
 GO_SOURCES := $(shell find agents/go -type f \( -name '*.go' -o -name 'go.*' \) ! -name '*_test.go' -print)
 
 say = @printf '\033[2m» %s\033[0m\n' $(1)
@@ -62,7 +64,7 @@ generate: setup-dev ## Make what is generated anew: Python and Go from the proto
 	@$(BIN)/python scripts/generate.py
 
 .PHONY: setup
-setup: $(STAMPS)/packages $(BIN)/noa-rust-agent $(BIN)/noa-go-agent ## Everything that `make run` needs.
+setup: $(STAMPS)/packages $(RUST_AGENTS) $(GO_AGENTS) ## Everything that `make run` needs.
 
 .PHONY: setup-dev
 setup-dev: $(STAMPS)/dev ## Everything that `make test` needs.
@@ -101,12 +103,12 @@ $(STAMPS)/packages: $(PACKAGES:%=%/pyproject.toml) $(STAMPS)/run $(wildcard $(ST
 
 # --- agents ----------------------------------------------------------------------------------------------------------
 
-$(BIN)/noa-rust-agent: $(RUST_SOURCES) $(PROTOS) | $(STAMPS)/python
-	$(call say,"Rust agent (the first build takes some minutes)")
-	@cd agents/rust && cargo build --quiet --release --locked --bin $(@F)
-	@install -m 755 agents/rust/target/release/$(@F) $@
+$(RUST_AGENTS) &: $(RUST_SOURCES) $(PROTOS) | $(STAMPS)/python
+	$(call say,"Rust agents (the first build takes some minutes)")
+	@cd agents/rust && cargo build --quiet --release --locked $(addprefix --bin ,$(notdir $(RUST_AGENTS)))
+	@install -m 755 $(addprefix agents/rust/target/release/,$(notdir $(RUST_AGENTS))) $(BIN)
 
-$(BIN)/noa-go-agent: $(GO_SOURCES) | $(STAMPS)/python
-	$(call say,"Go agent")
+$(GO_AGENTS): $(GO_SOURCES) | $(STAMPS)/python
+	$(call say,"Go agent $(@F)")
 	@cd agents/go && go build -trimpath -o ../../$@.new ./cmd/$(@F)
 	@mv -f $@.new $@

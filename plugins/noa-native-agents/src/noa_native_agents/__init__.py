@@ -1,4 +1,4 @@
-"""Declares the agents `rust` and `go`, sidecars whose programs stand beside this Python or on the PATH."""
+"""Declares the agents `rust` and `go` and their workers, sidecars whose programs stand beside this Python or on the PATH."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from noa.plugin import AgentDeclaration, hookimpl
 
 __all__ = ["program"]
 
+WORKERS = 4
+"""Processes of one worker at the most; each takes as many executions at once as the host gives it threads."""
+
 
 def program(name: str) -> str:
     """Path of a program beside this Python, else on the PATH; the bare name where there is none."""
@@ -21,7 +24,7 @@ def program(name: str) -> str:
 
 @hookimpl
 def noa_agents() -> Sequence[AgentDeclaration]:
-    """The agents `rust` and `go`."""
+    """The agents `rust` and `go`, and `rust_worker` and `go_worker`, which may run several times."""
     return [
         AgentDeclaration(
             name="rust",
@@ -34,5 +37,19 @@ def noa_agents() -> Sequence[AgentDeclaration]:
             kind="sidecar",
             command=(program("noa-go-agent"),),
             description="Starts services, waits until they are ready, and ends them with the run (Go).",
+        ),
+        AgentDeclaration(
+            name="rust_worker",
+            kind="sidecar",
+            command=(program("noa-rust-worker"),),
+            max_replicas=WORKERS,
+            description="Hashes and compresses files (Rust).",
+        ),
+        AgentDeclaration(
+            name="go_worker",
+            kind="sidecar",
+            command=(program("noa-go-worker"),),
+            max_replicas=WORKERS,
+            description="Hashes and compresses files (Go).",
         ),
     ]

@@ -1,4 +1,4 @@
-"""Declares the agents `rust` and `go` and their workers, sidecars whose programs stand beside this Python or on the PATH."""
+"""Declares the agents `rust` and `go` and their workers, whose programs stand beside this Python or on the PATH."""
 
 from __future__ import annotations
 

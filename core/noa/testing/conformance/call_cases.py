@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import grpc
 
@@ -43,6 +44,7 @@ async def refuses_a_wrong_token(bench: Bench) -> None:
         (token, "with the token but without the word Bearer"),
         (f"Bearer {token[:-1]}", "with the token but its last character"),
         (f"Bearer {token}x", "with the token and one more character"),
+        (f"Bearer {token[:-1]}{'y' if token[-1:] == 'x' else 'x'}", "with the token but another last character"),
         ("Bearer ", "with an empty token"),
     ):
         await _refuses(client, (("authorization", given),), how)
@@ -52,12 +54,13 @@ async def _refuses(client: Client, metadata: Sequence[tuple[str, str]], how: str
     if not client.token:
         raise NotApplicable("no token was given for the agent at this address (--token)")
     execute = client.stub.Execute(client.request(client.work_action, client.work_input), metadata=metadata)
-    for name, call in (
-        ("Health", client.stub.Health(pb.HealthRequest(), metadata=metadata)),
-        ("Cancel", client.stub.Cancel(pb.CancelRequest(run_id=client.run_id), metadata=metadata)),
-        ("Execute", execute.read()),
-    ):
-        status = await client.status(call)
+    calls: dict[str, Callable[[], Awaitable[Any]]] = {
+        "Health": lambda: client.stub.Health(pb.HealthRequest(), metadata=metadata),
+        "Cancel": lambda: client.stub.Cancel(pb.CancelRequest(run_id=client.run_id), metadata=metadata),
+        "Execute": execute.read,
+    }
+    for name, call in calls.items():
+        status = await client.status(call())
         expect(
             status is grpc.StatusCode.UNAUTHENTICATED,
             f"{name} {how} ended with the gRPC status {status.name}, not UNAUTHENTICATED",
@@ -78,12 +81,12 @@ async def ignores_unknown_fields(bench: Bench) -> None:
         ("Health", pb.HealthRequest(), pb.HealthResponse),
         ("Cancel", pb.CancelRequest(run_id=client.run_id), pb.CancelResponse),
     ):
-        call = channel.unary_unary(f"/{AGENT_SERVICE}/{name}", None, answer.FromString)
+        call: Any = channel.unary_unary(f"/{AGENT_SERVICE}/{name}", None, answer.FromString)
         data = request.SerializeToString() + _UNKNOWN_FIELD
         await client.answer(f"{name} with a field that is not known", call(data, metadata=client.metadata))
     if bench.lacks(client, "work"):
         return
-    execute = channel.unary_stream(f"/{AGENT_SERVICE}/Execute", None, pb.ExecuteResponse.FromString)
+    execute: Any = channel.unary_stream(f"/{AGENT_SERVICE}/Execute", None, pb.ExecuteResponse.FromString)
     data = client.work().SerializeToString() + _UNKNOWN_FIELD
     outputs_of(await Stream(execute(data, metadata=client.metadata), client.limit_s).terminal())
 

@@ -97,7 +97,7 @@ def agent(*, name: str, lang: str, into: Path | None, sdk: Path | None) -> None:
         _show_next(folder, _INSTALL, _TEST, _RUN)
     else:
         build = "pip install ." if extra or lang == "rust" else "go mod tidy && pip install ."
-        _show_next(folder, build, f"noa agent check --command {name}", _RUN)
+        _show_next(folder, build, f"noa agent check {name}", _RUN)
 
 
 @command.command(cls=NoaCommand, name="plugin", short_help="A plugin: Python in the process of noa.")

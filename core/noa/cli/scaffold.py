@@ -15,7 +15,7 @@ from noa.errors import InternalError, UsageError
 
 __all__ = ["PackageName", "check_folder", "render", "write"]
 
-LONGEST = 40
+LONGEST = 32
 """Characters of a name: folders, crates, modules and the lines that name them stay readable."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")

@@ -8,9 +8,12 @@ from pathlib import Path
 
 from noa.errors import UsageError
 
-__all__ = ["sdk_values"]
+__all__ = ["CHECKOUT", "GO_MODULE", "sdk_values"]
 
 GO_MODULE = "github.com/noa-workflow/noa/agents/go"
+CHECKOUT = Path(__file__).resolve().parents[3]
+"""Where the SDKs stand if this noa runs from a checkout."""
+
 _GO_VERSION = "1.26.0"
 _MARKS = {
     "rust": ("Cargo.toml", re.compile(r'(?m)^name = "noa-agent"$'), ("", "noa-agent", "agents/rust/noa-agent")),
@@ -35,7 +38,7 @@ def sdk_values(lang: str, given: Path | None) -> tuple[dict[str, str], dict[str,
         if given is not None:
             raise UsageError("--sdk is for --lang rust and go: the SDK for Python is part of noa itself")
         return values, {}
-    folder = _find(lang, given) if given is not None else _found(lang, Path(__file__).resolve().parents[3])
+    folder = _find(lang, given) if given is not None else _found(lang, CHECKOUT)
     values["sdk_note"] = _note(lang, folder, published)
     if lang == "rust":
         values["sdk"] = f"{{ path = {_toml(folder)} }}" if folder else f'"{published}"'

@@ -20,6 +20,10 @@ __all__ = ["ExecutionStream", "StreamBroken"]
 _PROGRESS_INTERVAL_S = 0.05
 """Progress that comes faster is read and dropped; the latest is always passed on."""
 
+_PACE_BYTES_PER_S = 16 * 1024 * 1024
+"""Logs and pieces of output that come faster wait in the agent: who watches could not follow, and who keeps them would
+have to hold what the disk does not take as fast. Large results are artifacts."""
+
 _END_WAIT_S = 0.5
 """How long a stream may stay open after its terminal message."""
 
@@ -47,8 +51,8 @@ class ExecutionStream:
         artifacts: Where outputs by reference lie.
     """
 
-    __slots__ = ("_accepted", "_artifacts", "_call", "_ended_at", "_flush", "_heard", "_loop", "_observe", "_progress",
-                 "_silence", "_stop", "_told", "assignment")  # fmt: skip
+    __slots__ = ("_accepted", "_artifacts", "_call", "_ended_at", "_flush", "_heard", "_loop", "_observe", "_owed",
+                 "_paced_at", "_progress", "_silence", "_stop", "_told", "assignment")  # fmt: skip
 
     def __init__(self, assignment: Assignment, observe: Observe, artifacts: ArtifactStore) -> None:
         self.assignment = assignment
@@ -64,6 +68,8 @@ class ExecutionStream:
         self._heard = 0.0
         self._ended_at = 0.0
         self._accepted = False
+        self._owed = 0.0
+        self._paced_at = self._loop.time()
 
     def hang_up(self) -> None:
         """Close a stream that stays open long after its terminal message; for a look at all streams now and then."""
@@ -160,12 +166,25 @@ class ExecutionStream:
                     self._ended_at = self._loop.time()
                 else:
                     self._see(kind, message)
+                    if kind in {"log", "output"}:
+                        await self._pace(message.ByteSize())
         except (AioRpcError, asyncio.CancelledError):
             # How the stream ends does not matter once the result is here; who cancelled this task does.
             task = asyncio.current_task()
             if terminal is None or (task is not None and task.cancelling()):
                 raise
         return terminal
+
+    async def _pace(self, size: int) -> None:
+        """Wait where more came than the rate allows, with a burst of a second's worth."""
+        self._owed += size
+        if self._owed <= _PACE_BYTES_PER_S:
+            return
+        now = self._loop.time()
+        self._owed = max(0.0, self._owed - (now - self._paced_at) * _PACE_BYTES_PER_S)
+        self._paced_at = now
+        if self._owed > _PACE_BYTES_PER_S:
+            await asyncio.sleep(self._owed / _PACE_BYTES_PER_S - 1.0)
 
     def _see(self, kind: str | None, message: pb.ExecuteResponse) -> None:
         if kind == "progress":

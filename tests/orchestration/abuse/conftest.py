@@ -20,7 +20,7 @@ import pytest
 from noa.model.execution import Observation, Succeeded
 
 HERE = Path(__file__).parent
-ECHO = (sys.executable, "-m", "noa.sdk", "noa.sdk.echo:EchoAgent")
+HARMLESS = (sys.executable, str(HERE / "abusive_agent.py"))
 MARK = "NOA_AGENT_TEST_MARK"
 
 
@@ -89,7 +89,7 @@ class Witness:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self.bench.broken(name="witness", command=ECHO)
+        self.bench.broken(name="witness", command=HARMLESS)
         await self.once()
         self.latencies.clear()
         self._task = asyncio.create_task(self._run())
@@ -99,7 +99,7 @@ class Witness:
         task = self.bench.task("witness", "echo", inputs={"n": len(self.latencies)})
         outcome = await self.bench.factory.execute(task, lambda _: None)
         assert isinstance(outcome, Succeeded), outcome
-        assert outcome.outputs["echo"] == {"n": len(self.latencies)}
+        assert outcome.outputs == {"n": len(self.latencies)}
         self.latencies.append(time.perf_counter() - began)
 
     async def _run(self) -> None:

@@ -45,6 +45,7 @@ FLOODS = {
     "flood-progress": pb.ExecuteResponse(progress=pb.Progress(fraction=0.5, done=7)),
     "flood-logs": pb.ExecuteResponse(log=pb.Log(message="a line of the flood")),
     "flood-heartbeats": pb.ExecuteResponse(heartbeat=pb.Heartbeat()),
+    "flood-large-chunks": pb.ExecuteResponse(output=pb.OutputChunk(data=b"x" * 200_000)),
     "flood-chunks": pb.ExecuteResponse(output=pb.OutputChunk(data=b"x" * 1000)),
 }
 
@@ -143,11 +144,13 @@ class Connection:
     async def execute(self, stream: int, request: pb.ExecuteRequest) -> None:
         action, inputs = request.action, json.loads(request.input.inline or b"{}")
         if action in FLOODS:
-            block, count = framed(FLOODS[action]) * 1000, 0
+            message, count = framed(FLOODS[action]), 0
+            each = max(1, 100_000 // len(message))
+            block = message * each
             until = time.monotonic() + inputs["seconds"]
             while time.monotonic() < until:
                 await self.send(stream, block)
-                count += 1000
+                count += each
             await self.send(stream, completed({"sent": count}))
         elif action == "stop-reading":
             self.deaf = True

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from noa.model.execution import Succeeded
+from noa.model.execution import Observation, OutputChunk, Succeeded
+from noa.storage import ObservationStore
 
 GROWTH_LIMIT_BYTES = 100 * 2**20
 
@@ -46,6 +48,30 @@ async def test_flood_of_100_mb_on_stderr_neither_fills_memory_nor_disk_nor_stops
     assert len(files) == 2
     assert max(files) <= 10 * 2**20
     assert memory.growth() < GROWTH_LIMIT_BYTES
+    await witness.stop()
+
+
+async def test_flood_of_large_chunks_waits_in_the_agent_and_is_not_held_by_who_keeps_them(
+    bench: Any, abusive: Any, witness: Any, memory: Any, tmp_path: Path
+) -> None:
+    abusive(raw=True)
+    store = ObservationStore(tmp_path / "observations.db")
+    task = bench.task("abusive", "flood-large-chunks", inputs={"seconds": 2})
+    size = 0
+
+    def observe(observation: Observation) -> None:
+        nonlocal size
+        size += len(observation.text) if isinstance(observation, OutputChunk) else 0
+        store.add(task.run_id, task.task, 1, observation, 0)
+
+    began = time.monotonic()
+    outcome = await bench.factory.execute(task, observe)
+    took_s = time.monotonic() - began
+    assert isinstance(outcome, Succeeded)
+    assert size == outcome.outputs["sent"] * 200_000
+    assert size <= 16 * 2**20 * (took_s + 2)
+    assert memory.growth() < 2 * GROWTH_LIMIT_BYTES
+    store.close()
     await witness.stop()
 
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -78,12 +79,28 @@ func TestWorkerTakesAsMuchAsItIsToldAndLeavesNothingWhenItsEngineIsGone(t *testi
 	}
 }
 
-func TestWrongArgumentsEndWithUsage(t *testing.T) {
-	for _, args := range [][]string{{"--capacity", "0"}, {"--capacity", "x"}, {"more"}} {
+func TestTheFlagCountsBeforeTheVariableAndTheCores(t *testing.T) {
+	for _, c := range []struct {
+		args     []string
+		variable string
+		want     int
+	}{{nil, "", runtime.GOMAXPROCS(0)}, {nil, "5", 5}, {[]string{"--capacity", "3"}, "5", 3}, {[]string{"--capacity=4"}, "", 4}} {
+		if got, err := askedCapacity(c.args, c.variable); err != nil || got != c.want {
+			t.Errorf("%v with %q: got %d, %v", c.args, c.variable, got, err)
+		}
+	}
+}
+
+func TestWrongArgumentsEndWith64AndOneLine(t *testing.T) {
+	for _, args := range [][]string{{"--capacity", "0"}, {"--capacity", "x"}, {"--other"}, {"more"}} {
 		cmd, _, _ := worker(t, args...)
 		out, err := cmd.CombinedOutput()
-		if status, ok := errors.AsType[*exec.ExitError](err); !ok || status.ExitCode() != 2 || !strings.Contains(string(out), "capacity") {
+		status, ok := errors.AsType[*exec.ExitError](err)
+		if !ok || status.ExitCode() != 64 || strings.Count(string(out), "\n") != 1 || !strings.Contains(string(out), "--capacity") {
 			t.Errorf("%v: %v, %q", args, err, out)
 		}
+	}
+	if _, err := askedCapacity(nil, "many"); err == nil || !strings.Contains(err.Error(), `NOA_WORKER_CAPACITY is "many"`) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -18,16 +18,16 @@ const worker = "go"
 
 // Input names the files.
 type Input struct {
-	Root      string `json:"root,omitempty" desc:"Folder that relative paths of files begin at: a path or a file URI. Unset: the agent's working folder."`
-	Files     []File `json:"files" desc:"What to compress, in this order."`
-	OutputDir string `json:"output_dir,omitempty" desc:"Folder for the results: a file URI or a path. Unset: the run's output folder."`
-	Level     int    `json:"level,omitempty" min:"1" max:"9" desc:"From 1, fast, to 9, small; 6 if unset."`
+	Root      *string `json:"root,omitempty" desc:"Folder that relative paths of files begin at: a path or a file URI. Unset: the agent's working folder."`
+	Files     []File  `json:"files" desc:"What to compress, in this order."`
+	OutputDir *string `json:"output_dir,omitempty" desc:"Folder for the results: a file URI or a path. Unset: the run's output folder."`
+	Level     *int    `json:"level,omitempty" min:"1" max:"9" desc:"From 1, fast, to 9, small; 6 if unset."`
 }
 
 // File is a file to compress.
 type File struct {
 	Path string `json:"path" desc:"Absolute, or relative to root."`
-	Size int64  `json:"size,omitempty" min:"0" desc:"Its size when it was listed, in bytes. Informative."`
+	Size *int64 `json:"size,omitempty" min:"0" desc:"Its size when it was listed, in bytes. Informative."`
 }
 
 // Output says what became of each file.
@@ -35,7 +35,7 @@ type Output struct {
 	Files    []Compressed `json:"files" desc:"Those that were read, in the order of the input."`
 	Skipped  []Skipped    `json:"skipped" desc:"Those that could not be read."`
 	BytesIn  int64        `json:"bytes_in" desc:"Sum of size_bytes."`
-	BytesOut int64        `json:"bytes_out" desc:"Sum of gzip_bytes, also of equal files, which are on disk once."`
+	BytesOut int64        `json:"bytes_out" desc:"Sum of gzip_bytes; equal files are one result and count once."`
 	Worker   string       `json:"worker" desc:"Who did it: its language."`
 	PID      int          `json:"pid" desc:"Process id of the worker."`
 }
@@ -75,24 +75,20 @@ func Register(a *noaagent.Agent) {
 }
 
 func compressFiles(ctx context.Context, x *noaagent.Execution, in Input) (Output, error) {
-	root, err := noaagent.LocalPath(in.Root)
+	root, err := noaagent.LocalPath(given(in.Root, ""))
 	if err != nil {
 		return Output{}, noaagent.Failf(noaagent.CodeInvalidInput, "field %q: %w", "root", err)
 	}
-	dir, err := outputDir(x, in.OutputDir)
+	dir, err := outputDir(x, given(in.OutputDir, ""))
 	if err != nil {
 		return Output{}, err
 	}
-	level := in.Level
-	if level == 0 {
-		level = gzip.DefaultCompression
-	}
-	p, err := newPress(dir, level)
+	p, err := newPress(dir, given(in.Level, gzip.DefaultCompression))
 	if err != nil {
 		return Output{}, err
 	}
 	out := Output{Files: []Compressed{}, Skipped: []Skipped{}, Worker: worker, PID: os.Getpid()}
-	total := uint64(len(in.Files))
+	total, contents := uint64(len(in.Files)), map[string]bool{}
 	for i, f := range in.Files {
 		x.ProgressUnits(uint64(i), total, "files", f.Path)
 		done, err := p.file(ctx, located(root, f.Path))
@@ -107,7 +103,10 @@ func compressFiles(ctx context.Context, x *noaagent.Execution, in Input) (Output
 			done.Path = f.Path
 			out.Files = append(out.Files, done)
 			out.BytesIn += done.SizeBytes
-			out.BytesOut += done.GzipBytes
+			if !contents[done.SHA256] {
+				contents[done.SHA256] = true
+				out.BytesOut += done.GzipBytes
+			}
 		}
 	}
 	if err := p.sync(); err != nil {
@@ -115,6 +114,14 @@ func compressFiles(ctx context.Context, x *noaagent.Execution, in Input) (Output
 	}
 	x.ProgressUnits(total, total, "files", "")
 	return out, nil
+}
+
+// given is what p points to, or otherwise where nothing was given.
+func given[T any](p *T, otherwise T) T {
+	if p == nil {
+		return otherwise
+	}
+	return *p
 }
 
 func located(root, path string) string {

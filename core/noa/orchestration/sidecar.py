@@ -116,12 +116,14 @@ class SidecarConnection(GrpcConnection):
         self._token = token
         launching = asyncio.get_running_loop().create_task(SidecarProcess.launch(command, env, declaration.cwd, output))
         try:
-            return await asyncio.shield(launching)
-        finally:
-            # Cancelled half-way it would leave a process behind: it goes on to its end, and `close` ends what it made.
+            self._process = await asyncio.shield(launching)
+        except asyncio.CancelledError:
+            # Half-way it would leave a process behind: it goes on to its end, and `close` ends what it made.
             await asyncio.wait([launching])
             if launching.exception() is None:
                 self._process = launching.result()
+            raise
+        return self._process
 
     async def _ready(self) -> AgentHealth:
         loop = asyncio.get_running_loop()

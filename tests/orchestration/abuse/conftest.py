@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,12 @@ async def mark(bench: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str
         await asyncio.sleep(0.02)
     assert zombies() <= before
     assert not list(bench.folder.glob("run/*")), "a socket is left"
+
+
+@pytest.fixture
+def living(mark: str) -> Callable[[], list[psutil.Process]]:
+    """The living processes of this test's agents, and what they started."""
+    return lambda: marked(mark)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "cancel": "End a run, also one that no process drives now.",
     "resume": "Go on with a run whose process is gone.",
     "agents": "List the agents that definitions can name.",
+    "agent": "Check that an agent keeps the contract.",
     "plugins": "List the plugins that are loaded.",
     "new": "Begin a package of your own: an agent or a plugin.",
     "schema": "Print the JSON Schema of definitions.",

@@ -12,7 +12,7 @@ import inspect
 import logging
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -91,16 +91,20 @@ class ActionRunner:
 
     Args:
         agent: The agent object.
+        also: Others whose actions are offered too where the agent has none of that name, and who release with it.
 
     Raises:
         PluginError: The agent is declared wrongly; the message names the action and the parameter.
     """
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, *, also: Sequence[Agent] = ()) -> None:
         self.agent = agent
-        self._actions = {
-            name: _Action(agent, mark, function) for name, (mark, function) in marked_actions(agent).items()
-        }
+        self._actions: dict[str, _Action] = {}
+        for one in (agent, *also):
+            for name, (mark, function) in marked_actions(one).items():
+                if name not in self._actions:
+                    self._actions[name] = _Action(one, mark, function)
+        self._releasing = [one for one in (agent, *also) if one.on_release is not None]
         self._executions: dict[ExecutionId, _Execution] = {}
         self._releases: dict[RunId, asyncio.Future[None]] = {}
         self._threads = ThreadPool(agent.capacity or min(32, (os.cpu_count() or 1) + 4), f"noa-{agent.name}")
@@ -122,12 +126,17 @@ class ActionRunner:
             in_flight=len(self._executions),
         )
 
+    @property
+    def can_hold(self) -> bool:
+        """Whether something may be held for a run."""
+        return bool(self._releasing)
+
     async def load(self) -> None:
         """Prepare the agent: its own `load`, once. Where that raises, `describe` says not_serving and why."""
         if self._loaded:
             return
         try:
-            await self._call_hook("load")
+            await _call_hook(self.agent, "load")
         except Exception as error:  # foreign code: whatever the agent's load raises
             self._load_error = f"{self.agent.name} could not be loaded: {type(error).__name__}: {error}"
             log.exception("%s", self._load_error)
@@ -263,7 +272,7 @@ class ActionRunner:
                     # It waits for a thread; the thread that takes it up finds it cancelled and does nothing.
                     _resolve(one.abandon, self._was_cancelled(one.context))
         await self._wait_ended(found, grace_s)
-        if run is not None and self.agent.on_release is not None:
+        if run is not None and self._releasing:
             told += await self._release(run)
         return told
 
@@ -273,13 +282,18 @@ class ActionRunner:
             await asyncio.wait([before])
         going = self._releases[run] = asyncio.get_running_loop().create_future()
         try:
-            released = await self._call_hook("on_release", run)
-        except Exception:  # foreign code: whatever the agent's on_release raises
-            log.exception("%s: on_release(%r) failed", self.agent.name, run)
-            return 0
+            return sum([await self._release_one(agent, run) for agent in self._releasing])
         finally:
             del self._releases[run]
             going.set_result(None)
+
+    async def _release_one(self, agent: Agent, run: RunId) -> int:
+        """Call an agent's `on_release`. What raises counts as released: nobody can say that nothing was held."""
+        try:
+            released = await _call_hook(agent, "on_release", run)
+        except Exception:  # foreign code: whatever the agent's on_release raises
+            log.exception("%s: on_release(%r) failed", agent.name, run)
+            return 1
         return max(0, released) if isinstance(released, int) else 0
 
     async def _wait_ended(self, found: list[_Execution], grace_s: float) -> None:
@@ -307,13 +321,6 @@ class ActionRunner:
             _resolve(one.abandon, self._was_cancelled(one.context))
         else:
             one.cancel_task()  # it kept the first one to itself
-
-    async def _call_hook(self, name: str, *arguments: Any) -> Any:
-        hook = getattr(self.agent, name)
-        if inspect.iscoroutinefunction(hook):
-            return await hook(*arguments)
-        # Not in the actions' pool: a full pool must not delay a release.
-        return await ThreadPool(1, f"noa-{self.agent.name}-{name}").run(partial(hook, *arguments))
 
     def _unknown(self, name: str) -> Failure:
         known = sorted(self._actions)
@@ -351,3 +358,11 @@ class ActionRunner:
 def _resolve(finished: asyncio.Future[Outcome], outcome: Outcome) -> None:
     if not finished.done():
         finished.set_result(outcome)
+
+
+async def _call_hook(agent: Agent, name: str, *arguments: Any) -> Any:
+    hook = getattr(agent, name)
+    if inspect.iscoroutinefunction(hook):
+        return await hook(*arguments)
+    # Not in the actions' pool: a full pool must not delay a release.
+    return await ThreadPool(1, f"noa-{agent.name}-{name}").run(partial(hook, *arguments))

@@ -199,7 +199,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
             found = bool(executions) or held > 0 or (before is not None and before.result() > 0)
         else:
             # It still gives something up; what that is was told by the release before, if there is one.
-            can_hold = self._workshop.runner.agent.on_release is not None
+            can_hold = self._workshop.runner.can_hold
             held = int(can_hold and before is None)
             found = bool(executions) or can_hold
         outcome = pb.CANCEL_OUTCOME_CANCELLED if found else pb.CANCEL_OUTCOME_UNKNOWN

@@ -20,7 +20,7 @@ import msgspec
 from noa.agent.v1 import agent_service_pb2 as pb
 from noa.agent.v1 import payload_pb2
 from noa.errors import ArtifactError
-from noa.model.execution import Observation, Outcome
+from noa.model.execution import Log, Observation, Outcome
 from noa.model.failure import Failure
 from noa.model.ids import ExecutionId, RunId
 from noa.model.payload import INLINE_LIMIT_BYTES
@@ -46,7 +46,7 @@ class Outbox:
         finish: Called there last, with the terminal message.
     """
 
-    __slots__ = ("_finish", "_messages", "_publish", "_scheduled", "_serving")
+    __slots__ = ("_dropped", "_finish", "_messages", "_publish", "_scheduled", "_serving")
 
     def __init__(
         self,
@@ -59,10 +59,12 @@ class Outbox:
         self._finish = finish
         self._messages: deque[tuple[pb.ExecuteResponse, int]] = deque(maxlen=_OUTBOX_MESSAGES)
         self._scheduled = False
+        self._dropped = 0
 
     def observe(self, observation: Observation) -> None:
         """Send an observation. On the workshop's thread."""
         for message in observed(observation):
+            self._dropped += len(self._messages) == _OUTBOX_MESSAGES
             self._messages.append((message, message.ByteSize()))
         if not self._scheduled:
             self._scheduled = True
@@ -75,6 +77,11 @@ class Outbox:
     def _flush(self) -> None:
         self._scheduled = False
         messages = self._messages
+        dropped, self._dropped = self._dropped, 0
+        if dropped:
+            notice = Log("warning", f"{dropped} observations were dropped: they came faster than they were sent")
+            for message in observed(notice):
+                self._publish(message, message.ByteSize())
         while messages:
             self._publish(*messages.popleft())
 
@@ -175,7 +182,7 @@ class Workshop:
     async def _inputs(self, request: pb.ExecuteRequest) -> dict[str, Any] | Failure:
         payload = request.input
         kind = payload.WhichOneof("value")
-        if kind is None:
+        if kind is None or (kind == "inline" and not payload.inline):
             return {}
         if payload.content_type.partition(";")[0].strip() not in {"", "application/json"}:
             return _invalid(f"content type is {payload.content_type!r}, expected application/json")

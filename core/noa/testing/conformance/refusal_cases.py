@@ -124,7 +124,8 @@ def _fits(schema: Any, value: Any) -> bool:
 async def wants_names(bench: Bench) -> None:
     client = await bench.client()
     for field in ("execution_id", "run_id", "action"):
-        request = client.request(client.work_action, client.work_input, **{"action": client.work_action, field: ""})
+        request = client.request(client.work_action, client.work_input)
+        request.ClearField(field)  # type: ignore[arg-type]  # one of three known names
         await _check_invalid(client, request, f"an empty {field}")
 
 

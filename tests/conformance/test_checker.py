@@ -12,37 +12,88 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
+from tests.conformance.broken.faults import FAULTS, Fault
 
 from noa.errors import UsageError
 from noa.testing.conformance import CASES, CaseResult, Report, Target, check
-from tests.conformance.broken.faults import FAULTS, Fault
 
 LONG = os.environ.get("NOA_LONG_TESTS") == "1"
-AT_ONCE = 3
+AT_ONCE = 4
 BROKEN = Path(__file__).with_name("broken")
 REFERENCE = (sys.executable, str(BROKEN / "reference_agent.py"))
 WILD = (sys.executable, str(BROKEN / "wild_agents.py"))
 
-# What takes more than a second with the reference agent, or measures time: run where it is looked at itself.
+# Neighbours of a broken rule that are run in the short form: what takes no time, and does not measure it.
 SLOW = frozenset(
     {
-        *(id for id in CASES if id.startswith("launch.") and id not in {"launch.sigint", "launch.output"}),
-        *("health.loading", "health.busy"),
+        *(case for case in CASES if case.startswith("launch.") and case not in {"launch.sigint", "launch.output"}),
+        *("health.loading", "health.busy", "cancel.finished"),
         *("execute.heartbeats", "execute.deadline-missed", "execute.join", "execute.repeat", "execute.hang-up"),
-        *("execute.many", "cancel.finished"),
+        *("execute.many", "execute.capacity", "execute.overloaded-again"),
     }
 )
 
 
-class Bench:
+@dataclass(frozen=True)
+class Job:
+    """A check that tests ask for.
+
+    Args:
+        command: How the agent is launched.
+        only: The cases; empty is all.
+        limit_s: How long the checker waits for an answer; twice that for SERVING.
+    """
+
+    command: tuple[str, ...]
+    only: tuple[str, ...] = ()
+    limit_s: float = 10.0
+
+
+def cases_for(fault: Fault) -> tuple[str, ...]:
+    """The case of a fault, with its cheap neighbours for the first fault of each case; all in the long form."""
+    if LONG:
+        return ()
+    group = fault.case.partition(".")[0]
+    neighbours = fault.name == fault.case
+    return tuple(
+        case
+        for case in CASES
+        if case in {fault.case, *fault.also} or (neighbours and case.startswith(f"{group}.") and case not in SLOW)
+    )
+
+
+def wild(behaviour: str, *only: str) -> Job:
+    """A program of `wild_agents`, which may take a second for each answer."""
+    return Job((*WILD, behaviour), only, limit_s=1.0)
+
+
+# The longest ones first.
+JOBS = {
+    "never_listens": wild("never_listens", *(() if LONG else ("launch.unix", "calls.*", "execute.*"))),
+    "endless": wild("endless", *(() if LONG else ("health.manifest", "execute.terminal", "cancel.running"))),
+    "hangs": wild("hangs", *(() if LONG else ("launch.tcp", "health.*", "execute.*"))),
+    "says_nothing": wild("says_nothing", "launch.unix", "execute.*"),
+    "speaks_http_1": wild("speaks_http_1", "launch.unix", "execute.*"),
+    "garbles": wild("garbles", "health.manifest", "execute.terminal"),
+    "exits": wild("exits"),
+    "reference": Job(REFERENCE),
+    "loading": Job((*REFERENCE, "--load-s", "3"), ("health.loading",)),
+    **{
+        name: Job((*REFERENCE, "--fault", name), cases_for(fault))
+        for name, fault in sorted(FAULTS.items(), key=lambda item: not item[0].startswith(("launch.", "health.")))
+    },
+}
+
+
+class Workshop:
     """Checks agents beside the tests: several at once, on one loop in a thread of its own.
 
     Attributes:
@@ -52,24 +103,28 @@ class Bench:
     def __init__(self) -> None:
         self.marker = uuid.uuid4().hex
         self.loop = asyncio.new_event_loop()
-        self.free = asyncio.Semaphore(AT_ONCE)
+        self.room = asyncio.Semaphore(AT_ONCE)
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
-        self.futures: dict[str, Future[Report]] = {}
+        self.reports: dict[str, Future[Report]] = {}
 
-    def submit(self, work: Coroutine[Any, Any, Report]) -> Future[Report]:
-        """Begin when there is room."""
+    def begin(self, name: str) -> None:
+        """Have a job done when there is room for it."""
+        self.reports[name] = asyncio.run_coroutine_threadsafe(self.check(JOBS[name]), self.loop)
 
-        async def when_free() -> Report:
-            async with self.free:
-                return await work
+    async def check(self, job: Job) -> Report:
+        async with self.room:
+            target = Target(
+                command=job.command,
+                env={"NOA_TEST_MARKER": self.marker},
+                step_timeout_s=job.limit_s,
+                start_timeout_s=2 * job.limit_s,
+            )
+            return await check(target, only=job.only)
 
-        return asyncio.run_coroutine_threadsafe(when_free(), self.loop)
-
-    def check(self, *command: str, only: tuple[str, ...] = (), **limits: float) -> Future[Report]:
-        """Check an agent that is launched so."""
-        target = Target(command=command, env={"NOA_TEST_MARKER": self.marker}, **limits)
-        return self.submit(check(target, only=only))
+    def report(self, name: str) -> Report:
+        """The report of a job."""
+        return self.reports[name].result()
 
     def left(self) -> list[str]:
         """Processes of agents that are still there."""
@@ -96,12 +151,18 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
+def workshop(request: pytest.FixtureRequest) -> Iterator[Workshop]:
+    """Does the jobs of all tests that were asked for; leaves nothing."""
+    items = [item for item in request.session.items if item.path == Path(__file__)]
+    wanted = {item.callspec.params["job"] for item in items if hasattr(item, "callspec")}
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="noa-") as folder:
         tempfile.tempdir = folder
-        made = Bench()
+        made = Workshop()
         try:
+            for name in JOBS:
+                if name in wanted:
+                    made.begin(name)
             yield made
         finally:
             made.close()
@@ -110,41 +171,40 @@ def bench() -> Iterator[Bench]:
         assert os.listdir(folder) == [], "the checker leaves no file"
 
 
-def cases_for(fault: Fault) -> tuple[str, ...]:
-    """The case of a fault with its cheap neighbours, or all cases in the long form."""
-    if LONG:
-        return ()
-    group = fault.case.partition(".")[0]
-    return tuple(id for id in CASES if id == fault.case or (id.startswith(f"{group}.") and id not in SLOW))
-
-
-@pytest.fixture(scope="module")
-def checked(bench: Bench, request: pytest.FixtureRequest) -> Mapping[str, Future[Report]]:
-    """The reports on the broken agents that are asked for, made several at once."""
-    wanted = [item.callspec.params["name"] for item in request.session.items if is_fault_test(item)]
-    return {name: bench.check(*REFERENCE, "--fault", name, only=cases_for(FAULTS[name])) for name in wanted}
-
-
-def is_fault_test(item: Any) -> bool:
-    return item.name.startswith("test_fault_fails_its_case[") and item.path == Path(__file__)
-
-
 def by_status(report: Report, status: str) -> dict[str, CaseResult]:
+    """The results that came out so, by the ids of their cases."""
     return {result.id: result for result in report.results if result.status == status}
 
 
 def told(report: Report) -> str:
-    """For the message of a test that fails."""
+    """A report for the message of a test that fails."""
     return "\n" + report.to_text()
+
+
+def asks(*jobs: str) -> pytest.MarkDecorator:
+    """The jobs that a test needs, one by one."""
+    return pytest.mark.parametrize("job", jobs)
+
+
+pytestmark = pytest.mark.timeout(7200 if LONG else 600)
 
 
 # --- an agent that keeps the contract
 
 
-@pytest.mark.timeout(300)
-def test_the_reference_agent_passes_every_case(bench: Bench) -> None:
-    report = bench.check(*REFERENCE, "--load-s", "2").result()
-    assert list(by_status(report, "passed")) == list(CASES), told(report)
+@asks("reference")
+def test_the_reference_agent_passes_every_case(workshop: Workshop, job: str) -> None:
+    report = workshop.report(job)
+    assert not by_status(report, "failed"), told(report)
+    skipped = {case: result.message for case, result in by_status(report, "skipped").items()}
+    assert skipped == {"health.loading": "the agent serves as soon as it listens"}
+    assert [result.id for result in report.results] == list(CASES)
+
+
+@asks("loading")
+def test_the_reference_agent_passes_the_case_of_an_agent_that_loads(workshop: Workshop, job: str) -> None:
+    report = workshop.report(job)
+    assert list(by_status(report, "passed")) == ["health.loading"], told(report)
 
 
 # --- agents that break one rule
@@ -160,14 +220,12 @@ def test_faults_that_fail_more_than_their_case_are_few_and_have_a_reason() -> No
     assert all(case in CASES and reason for also in wide.values() for case, reason in also.items())
 
 
-@pytest.mark.timeout(3600 if LONG else 300)
-@pytest.mark.parametrize("name", FAULTS)
-def test_fault_fails_its_case(checked: Mapping[str, Future[Report]], name: str) -> None:
-    fault = FAULTS[name]
-    report = checked[name].result()
+@asks(*FAULTS)
+def test_fault_fails_its_case(workshop: Workshop, job: str) -> None:
+    fault = FAULTS[job]
+    report = workshop.report(job)
     failed = by_status(report, "failed")
-    expected = {fault.case} | {case for case in fault.also if case in {result.id for result in report.results}}
-    assert set(failed) == expected, told(report)
+    assert set(failed) == {fault.case, *fault.also}, told(report)
     message = failed[fault.case].message.lower()
     assert [word for word in fault.says if word not in message] == [], failed[fault.case].message
     assert failed[fault.case].advice, "it is said what to change"
@@ -176,12 +234,8 @@ def test_fault_fails_its_case(checked: Mapping[str, Future[Report]], name: str) 
 # --- programs that are no agents
 
 
-def wild(bench: Bench, behaviour: str, *only: str) -> Future[Report]:
-    """A check of a program of `wild_agents`, which may take a second for each answer."""
-    return bench.check(*WILD, behaviour, only=only, step_timeout_s=1.0, start_timeout_s=2.0)
-
-
 def assert_nothing_passes(report: Report, *says: str) -> None:
+    """Check that a program passes nothing, is told why at once, and that no case waits for it again and again."""
     failed = by_status(report, "failed")
     assert failed, told(report)
     assert not by_status(report, "passed"), told(report)
@@ -189,13 +243,43 @@ def assert_nothing_passes(report: Report, *says: str) -> None:
     assert [word for word in says if word not in first] == [], told(report)
 
 
-def test_an_agent_that_exits_at_once_is_told_with_its_status_and_its_last_words(bench: Bench) -> None:
-    report = wild(bench, "exits").result()
-    assert_nothing_passes(report, "status 3", "the model file is not there")
+@asks("exits")
+def test_an_agent_that_exits_at_once_is_told_with_its_status_and_its_last_words(workshop: Workshop, job: str) -> None:
+    assert_nothing_passes(workshop.report(job), "status 3", "the model file is not there")
 
 
-def test_a_program_that_is_not_there_is_the_callers_mistake(bench: Bench) -> None:
+@asks("never_listens")
+def test_an_agent_that_never_listens_is_given_up(workshop: Workshop, job: str) -> None:
+    report = workshop.report(job)
+    assert_nothing_passes(report, "did not listen", "within 10 s")
+    assert len(by_status(report, "skipped")) > len(report.results) / 2, told(report)
+    assert report.seconds < 300
+
+
+@asks("hangs", "says_nothing", "speaks_http_1")
+def test_a_program_that_answers_no_call_is_given_up(workshop: Workshop, job: str) -> None:
+    report = workshop.report(job)
+    assert_nothing_passes(report, "health did not answer within 1 s")
+    assert len(by_status(report, "skipped")) > len(report.results) / 2, told(report)
+    assert report.seconds < 100
+
+
+@asks("garbles")
+def test_an_agent_whose_answers_are_no_messages_fails(workshop: Workshop, job: str) -> None:
+    assert_nothing_passes(workshop.report(job))
+
+
+@asks("endless")
+def test_an_agent_that_never_ends_a_stream_is_told_so(workshop: Workshop, job: str) -> None:
+    report = workshop.report(job)
+    message = by_status(report, "failed")["execute.terminal"].message
+    assert "did not end within 1 s" in message
+    assert len(message) < 500
+    assert report.seconds < 600
+
+
+def test_a_program_that_is_not_there_is_the_callers_mistake() -> None:
     with pytest.raises(UsageError, match=r"there-is-no-such-agent.*was not found"):
-        bench.check("there-is-no-such-agent").result()
+        asyncio.run(check(Target(command=["there-is-no-such-agent"])))
     with pytest.raises(UsageError, match=r"/no/such/agent does not exist"):
-        bench.check("/no/such/agent").result()
+        asyncio.run(check(Target(command=["/no/such/agent"])))

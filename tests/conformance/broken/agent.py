@@ -199,11 +199,7 @@ class ReferenceAgent(Serving):
         if execution.terminal is not None:
             return self.on_cancel_finished(execution)
         first = self.executions.tell_to_end(execution, why, grace_s)
-        return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_CANCELLED, cancelled=self.count(first))
-
-    def count(self, first: bool) -> int:
-        """What a cancellation of one execution counts, by whether it is the first."""
-        return int(first)
+        return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_CANCELLED, cancelled=int(first))
 
     def on_cancel_unknown(self, target: str) -> pb.CancelResponse:
         """Nothing is known of it, and nothing is remembered of having been asked."""

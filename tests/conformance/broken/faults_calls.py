@@ -23,7 +23,7 @@ from .serving import SERVICES
 SERVING = 1
 
 
-@fault("calls.token-missing", "without")
+@fault("calls.token-missing", "without a token")
 class TakesCallsWithoutAToken(ReferenceAgent):
     """A token is checked only where there is one."""
 
@@ -31,7 +31,7 @@ class TakesCallsWithoutAToken(ReferenceAgent):
         return given is None or super().is_authentic(given)
 
 
-@fault("calls.token-missing:cancel", "cancel")
+@fault("calls.token-missing:cancel", "cancel without a token")
 class AnyoneMayCancel(ReferenceAgent):
     """Cancel asks for no token, but takes no wrong one."""
 
@@ -41,7 +41,7 @@ class AnyoneMayCancel(ReferenceAgent):
             await super().authenticate(request, context)
 
 
-@fault("calls.token-wrong", "wrong")
+@fault("calls.token-wrong", "another last character", "unauthenticated")
 class TakesAnyTokenOfThisLength(ReferenceAgent):
     """Compares the lengths."""
 
@@ -49,7 +49,7 @@ class TakesAnyTokenOfThisLength(ReferenceAgent):
         return given is not None and len(given) == len(f"Bearer {self.token}")
 
 
-@fault("calls.token-wrong:prefix", "wrong")
+@fault("calls.token-wrong:prefix", "but its last character")
 class ComparesTheBeginning(ReferenceAgent):
     """Takes a token that begins right and lacks its end."""
 
@@ -57,7 +57,7 @@ class ComparesTheBeginning(ReferenceAgent):
         return bool(given) and f"Bearer {self.token}".startswith(given or "") and len(given or "") > len("Bearer ")
 
 
-@fault("calls.token-wrong:longer", "wrong")
+@fault("calls.token-wrong:longer", "one more character")
 class ComparesNoMoreThanItHas(ReferenceAgent):
     """Takes a token that goes on after its end."""
 
@@ -66,7 +66,7 @@ class ComparesNoMoreThanItHas(ReferenceAgent):
         return hmac.compare_digest((given or "")[: len(right)].encode(), right.encode())
 
 
-@fault("calls.token-wrong:health", "health")
+@fault("calls.token-wrong:health", "health with another token")
 class HealthTakesAnyToken(ReferenceAgent):
     """Health only looks whether there is one."""
 
@@ -108,21 +108,21 @@ class StrictCancel(_Strict):
     kind = pb.CancelRequest
 
 
-@fault("calls.message-limit", "4 mib")
+@fault("calls.message-limit", "above 4 mib")
 class TakesMessagesOfAnySize(ReferenceAgent):
     """Sets no limit."""
 
     message_limit = -1
 
 
-@fault("calls.message-limit:small", "4 mib")
+@fault("calls.message-limit:small", "resource_exhausted", "1048576")
 class TakesSmallMessagesOnly(ReferenceAgent):
     """Leaves no room for large messages."""
 
     message_limit = 1 << 20
 
 
-@fault("health.manifest", "unique")
+@fault("health.manifest", "more than once", "count_words")
 class OffersAnActionTwice(ReferenceAgent):
     """The manifest has two actions of one name."""
 
@@ -152,7 +152,7 @@ class SpeaksNoProtocol(ReferenceAgent):
         return manifest
 
 
-@fault("health.schemas", "count_words")
+@fault("health.schemas", "output_schema", "count_words", "words")
 class AnnouncesABrokenSchema(ReferenceAgent):
     """The output schema of an action names a type that JSON Schema does not have."""
 
@@ -162,7 +162,7 @@ class AnnouncesABrokenSchema(ReferenceAgent):
         return manifest
 
 
-@fault("health.loading", "serving")
+@fault("health.loading", "grpc.health.v1", "starting")
 class ProbesServeWhileLoading(ReferenceAgent):
     """Stock probes are told SERVING before it can work."""
 
@@ -192,19 +192,19 @@ class WorksWhileLoading(ReferenceAgent):
         return super().refusal() if self.loaded else None
 
 
-@fault("health.busy", "100 ms")
+@fault("health.busy", "burned the cores", "median")
 class ComputesWhereItAnswers(Actions):
     """Computes on the thread that answers calls, a slice at a time."""
 
     async def wait(self, execution: Execution, sleep_s: float, burn_s: float, progress: int) -> None:
         end = time.monotonic() + burn_s
         while time.monotonic() < end:
-            self.burn(execution, 0.15)
+            self.burn(execution, 0.05)
             await asyncio.sleep(0)
         await super().wait(execution, sleep_s, 0, progress)
 
 
-@fault("health.in-flight", "in_flight")
+@fault("health.in-flight", "in_flight = 0")
 class CountsNothing(ReferenceAgent):
     """Says that nothing goes on, always."""
 
@@ -228,7 +228,7 @@ class KnowsNoServiceByName(ReferenceAgent):
         return SERVICES[:1]
 
 
-@fault("health.stock:never", "serving")
+@fault("health.stock:never", "grpc.health.v1", "while health said serving")
 class NeverTellsStockProbes(ReferenceAgent):
     """Stock probes are told NOT_SERVING for ever."""
 

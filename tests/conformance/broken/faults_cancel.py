@@ -9,13 +9,21 @@ from typing import Any
 from noa.agent.v1 import agent_service_pb2 as pb
 
 from .actions import Actions
-from .agent import ReferenceAgent
+from .agent import GRACE_S, ReferenceAgent
 from .executions import Execution, Executions
 from .fault import fault
 from .messages import WorkFailed, failed
 
 
-@fault("cancel.running", "cancelled")
+@fault(
+    "cancel.running:code",
+    "aborted",
+    "not failed(cancelled)",
+    also={
+        "cancel.at-once": "it looks at how the stream of a cancelled execution ends, as cancel.running does",
+        "cancel.grace": "it looks at how the stream of a cancelled execution ends, as cancel.running does",
+    },
+)
 class HasACodeOfItsOwn(ReferenceAgent):
     """Work that was cancelled by its id ends with another code."""
 
@@ -23,15 +31,18 @@ class HasACodeOfItsOwn(ReferenceAgent):
         return super().cancel_execution(execution_id, WorkFailed("ABORTED", why.message), grace_s)
 
 
-@fault("cancel.running:count", "1")
-class CountsNoCancellation(ReferenceAgent):
-    """Says that it has cancelled, but none."""
+@fault("cancel.running", "already_finished")
+class SaysItWhenItHasEnded(ReferenceAgent):
+    """Without a grace it answers a Cancel as if it had come after the end."""
 
-    def count(self, first: bool) -> int:
-        return 0
+    def cancel_execution(self, execution_id: str, why: WorkFailed, grace_s: float) -> pb.CancelResponse:
+        answer = super().cancel_execution(execution_id, why, grace_s)
+        if grace_s == GRACE_S and answer.outcome == pb.CANCEL_OUTCOME_CANCELLED:
+            answer.outcome = pb.CANCEL_OUTCOME_ALREADY_FINISHED
+        return answer
 
 
-@fault("cancel.twice", "second")
+@fault("cancel.twice", "second cancel", "unknown")
 class KnowsItNoMore(ReferenceAgent):
     """Cancels, and says at the second time that it never knew the execution."""
 
@@ -52,7 +63,7 @@ class CancelsWhatHasEnded(ReferenceAgent):
         return super().on_cancel_finished(execution)
 
 
-@fault("cancel.finished:result", "result")
+@fault("cancel.finished:result", "another result")
 class ForgetsTheResult(ReferenceAgent):
     """Turns the result of what has ended into a cancellation."""
 
@@ -61,22 +72,24 @@ class ForgetsTheResult(ReferenceAgent):
         return super().on_cancel_finished(execution)
 
 
-@fault("cancel.unknown", "later")
+@fault("cancel.unknown", "cancelled before it came")
 class RemembersWhatItNeverKnew(ReferenceAgent):
     """Takes a Cancel that comes first for one of the execution that comes later."""
 
+    asked_for: set[str] = set()
+
     def on_cancel_unknown(self, target: str) -> pb.CancelResponse:
-        self.refused = getattr(self, "refused", set()) | {target}
+        self.asked_for.add(target)
         return super().on_cancel_unknown(target)
 
     def begin(self, request: pb.ExecuteRequest) -> Execution:
         execution = super().begin(request)
-        if request.execution_id in getattr(self, "refused", set()):
+        if request.execution_id in self.asked_for:
             self.executions.tell_to_end(execution, WorkFailed("CANCELLED", "cancelled before it came"), 0)
         return execution
 
 
-@fault("cancel.unknown:outcome", "unknown")
+@fault("cancel.unknown:outcome", "never seen", "already_finished")
 class HasFinishedEverything(ReferenceAgent):
     """Says of what it never saw that it has ended."""
 
@@ -86,7 +99,7 @@ class HasFinishedEverything(ReferenceAgent):
         return super().cancel_execution(execution_id, why, grace_s)
 
 
-@fault("cancel.run", "another")
+@fault("cancel.run", "count 3", "2 executions")
 class CancelsEveryRun(Executions):
     """Cancels what goes on for any run."""
 
@@ -94,7 +107,7 @@ class CancelsEveryRun(Executions):
         return list(self.active.values())
 
 
-@fault("cancel.run:first", "run")
+@fault("cancel.run:first", "count 1", "2 executions")
 class CancelsOneOfARun(Executions):
     """Cancels one execution of the run."""
 
@@ -102,16 +115,22 @@ class CancelsOneOfARun(Executions):
         return super().of_run(run_id)[:1]
 
 
-@fault("cancel.run:again", "unknown")
+@fault("cancel.run:again", "second cancel of a run", "unknown")
 class AlwaysFindsSomething(ReferenceAgent):
-    """Says again and again that it has cancelled the run."""
+    """Says again and again that it has cancelled a run whose executions it once cancelled."""
+
+    cancelled: set[str] = set()
 
     async def cancel_run(self, run_id: str, why: WorkFailed, grace_s: float) -> pb.CancelResponse:
-        await super().cancel_run(run_id, why, grace_s)
-        return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_CANCELLED, cancelled=1)
+        if self.executions.of_run(run_id):
+            self.cancelled.add(run_id)
+        answer = await super().cancel_run(run_id, why, grace_s)
+        if run_id in self.cancelled:
+            answer.outcome = pb.CANCEL_OUTCOME_CANCELLED
+        return answer
 
 
-@fault("cancel.run-children", "child")
+@fault("cancel.run-children", "child process", "still ran")
 class ReleasesAtItsOwnEnd(Actions):
     """Keeps what a run held until the agent ends."""
 
@@ -130,7 +149,7 @@ class ReleasesAtItsOwnEnd(Actions):
             self.end_child(child)
 
 
-@fault("cancel.at-once", "once")
+@fault("cancel.at-once", "ten cancels at once counted")
 class LooksThenCounts(ReferenceAgent):
     """Looks whether it was cancelled, does something else, then counts."""
 
@@ -152,7 +171,7 @@ class NeedsNoTarget(ReferenceAgent):
         return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_UNKNOWN)
 
 
-@fault("cancel.grace", "grace")
+@fault("cancel.grace", "after its cancel", "nothing arrived")
 class TakesNoGraceForEver(ReferenceAgent):
     """Takes a grace of zero for time without end."""
 
@@ -162,7 +181,7 @@ class TakesNoGraceForEver(ReferenceAgent):
         return super().cancel_execution(execution_id, why, grace_s)
 
 
-@fault("cancel.grace:run", "grace")
+@fault("cancel.grace:run", "after its cancel", "nothing arrived")
 class TakesNoGraceForEverInARun(ReferenceAgent):
     """Does not end a run's work where its grace is zero."""
 

@@ -18,15 +18,15 @@ from .messages import WorkFailed, heartbeat, is_terminal
 from .payloads import Payloads
 
 
-@fault("execute.accepted", "accepted")
-class BeginsWithALog(ReferenceAgent):
+@fault("execute.accepted", "first message", "heartbeat")
+class BeginsWithAHeartbeat(ReferenceAgent):
     """Says something before `accepted`."""
 
     def first_message(self, joined: bool) -> pb.ExecuteResponse:
         return super().first_message(joined) if joined else heartbeat()
 
 
-@fault("execute.accepted:joined", "joined")
+@fault("execute.accepted:joined", "first message", "joined=true")
 class JoinsWhatIsNew(ReferenceAgent):
     """Says of new work that it was there already."""
 
@@ -34,7 +34,7 @@ class JoinsWhatIsNew(ReferenceAgent):
         return super().first_message(True)
 
 
-@fault("execute.terminal", "terminal")
+@fault("execute.terminal", "2 terminal messages")
 class SaysItTwice(ReferenceAgent):
     """Sends the terminal message of work that went well a second time."""
 
@@ -47,7 +47,7 @@ class SaysItTwice(ReferenceAgent):
                 yield message
 
 
-@fault("execute.terminal:last", "last")
+@fault("execute.terminal:last", "after its terminal message", "heartbeat")
 class GoesOnAfterTheEnd(ReferenceAgent):
     """Sends a heartbeat after the terminal message."""
 
@@ -60,19 +60,20 @@ class GoesOnAfterTheEnd(ReferenceAgent):
                 yield heartbeat()
 
 
-@fault("execute.terminal:none", "terminal")
-class EndsWithoutAWord(ReferenceAgent):
-    """Ends the stream of work that went well without a terminal message."""
+@fault("execute.terminal:status", "aborted")
+class EndsWithAStatus(ReferenceAgent):
+    """Says how the work ended, and then ends the call as if it had not."""
 
-    async def messages(
-        self, queue: asyncio.Queue[pb.ExecuteResponse], interval_s: float
+    async def Execute(  # noqa: N802
+        self, request: pb.ExecuteRequest, context: Any
     ) -> AsyncIterator[pb.ExecuteResponse]:
-        async for message in super().messages(queue, interval_s):
-            if message.WhichOneof("event") != "completed":
-                yield message
+        async for message in super().Execute(request, context):
+            yield message
+        if not self.draining:
+            await context.abort(grpc.StatusCode.ABORTED, "the work is over")
 
 
-@fault("execute.output", "schema")
+@fault("execute.output", "output_schema at pid")
 class AnswersWhatItDidNotAnnounce(Actions):
     """The output breaks the announced output schema."""
 
@@ -80,16 +81,20 @@ class AnswersWhatItDidNotAnnounce(Actions):
         return {"pid": "none"} | await super().echo(execution, inputs)
 
 
-@fault("execute.output:input", "echo")
+@fault("execute.output:input", "gave back")
 class LosesPartOfTheInput(Actions):
-    """Gives back only the fields that it knows."""
+    """Takes null for nothing."""
 
     def echoed(self, execution: Execution, inputs: dict[str, Any]) -> dict[str, Any]:
-        known = self.actions["echo"].input_schema["properties"]
-        return {name: value for name, value in inputs.items() if name in known}
+        def kept(value: Any) -> Any:
+            if isinstance(value, list):
+                return [kept(item) for item in value if item is not None]
+            return value
+
+        return {name: kept(value) for name, value in inputs.items()}
 
 
-@fault("execute.heartbeats", "heartbeat")
+@fault("execute.heartbeats", "nothing arrived", "accepted")
 class HasNoHeartbeat(ReferenceAgent):
     """Says nothing while there is nothing to say."""
 
@@ -97,7 +102,7 @@ class HasNoHeartbeat(ReferenceAgent):
         return await queue.get()
 
 
-@fault("execute.heartbeats:default", "heartbeat")
+@fault("execute.heartbeats:default", "nothing arrived", "accepted")
 class KnowsOneInterval(ReferenceAgent):
     """Sends heartbeats every five seconds whatever was asked for."""
 
@@ -105,7 +110,7 @@ class KnowsOneInterval(ReferenceAgent):
         return await super().next_message(queue, 5)
 
 
-@fault("execute.progress", "progress")
+@fault("execute.progress", "fractions fell", "0.5")
 class FallsBack(Actions):
     """The last fraction is less than the one before."""
 
@@ -115,7 +120,7 @@ class FallsBack(Actions):
         return made
 
 
-@fault("execute.progress:percent", "fraction")
+@fault("execute.progress:percent", "fractions are not between 0 and 1")
 class SpeaksInPercent(Actions):
     """The fractions go to 100."""
 
@@ -125,7 +130,7 @@ class SpeaksInPercent(Actions):
         return made
 
 
-@fault("execute.observations", "log")
+@fault("execute.observations", "log lines", "49")
 class DropsALine(Actions):
     """Loses the last log line."""
 
@@ -133,7 +138,7 @@ class DropsALine(Actions):
         return super().logs(max(count - 1, 0))
 
 
-@fault("execute.observations:order", "chunk")
+@fault("execute.observations:order", "number 1 was 'chunk 50'")
 class SendsChunksBackwards(Actions):
     """The output arrives in the wrong order."""
 
@@ -141,7 +146,7 @@ class SendsChunksBackwards(Actions):
         return iter(list(super().chunks(count))[::-1])
 
 
-@fault("execute.unset-input", "unset")
+@fault("execute.unset-input", "invalid_input", "there is none")
 class WantsAnInput(Payloads):
     """Refuses an input that nobody gave."""
 
@@ -149,7 +154,7 @@ class WantsAnInput(Payloads):
         raise WorkFailed("INVALID_INPUT", "input: there is none")
 
 
-@fault("execute.unknown-action", "known")
+@fault("execute.unknown-action", "does not name", "count_words")
 class DoesNotSayWhatItKnows(Actions):
     """Does not name the actions that there are."""
 
@@ -159,7 +164,11 @@ class DoesNotSayWhatItKnows(Actions):
         return self.actions[name]
 
 
-@fault("execute.unknown-action:status", "unimplemented")
+@fault(
+    "execute.unknown-action:status",
+    "unimplemented",
+    also={"execute.terminal": "a call that ends with a status has no terminal message"},
+)
 class AnswersAnUnknownActionWithAStatus(ReferenceAgent):
     """Ends the call instead of failing the work."""
 
@@ -184,7 +193,7 @@ class HopesForAnotherAction(Actions):
             raise WorkFailed(failure.code, failure.message, retryable=True) from None
 
 
-@fault("execute.not-json", "invalid_input")
+@fault("execute.not-json", "broken json", "completed")
 class TakesWhatIsBrokenForEmpty(Payloads):
     """Takes what is not JSON for an empty object."""
 
@@ -195,7 +204,7 @@ class TakesWhatIsBrokenForEmpty(Payloads):
             return {}
 
 
-@fault("execute.not-json:list", "list")
+@fault("execute.not-json:list", "a list", "completed")
 class TakesAList(Payloads):
     """Takes any JSON value, and wraps what is no object."""
 
@@ -216,7 +225,7 @@ class MendsBrokenText(Payloads):
         return super().parse(data.decode(errors="replace").encode())
 
 
-@fault("execute.input-schema", "field")
+@fault("execute.input-schema", "does not name the field")
 class SaysOnlyThatItIsWrong(Actions):
     """Refuses an input without naming the field."""
 
@@ -227,7 +236,7 @@ class SaysOnlyThatItIsWrong(Actions):
             raise WorkFailed("INVALID_INPUT", "the input is wrong") from None
 
 
-@fault("execute.input-schema:ignored", "invalid_input")
+@fault("execute.input-schema:ignored", "echo")
 class LooksAtNoSchema(Actions):
     """Announces a schema and looks at no input."""
 
@@ -269,7 +278,7 @@ class TakesIdsOfAnyLength(ReferenceAgent):
         return "" if "at most" in problem else problem
 
 
-@fault("execute.id-length:short", "512")
+@fault("execute.id-length:short", "invalid_argument", "too long")
 class TakesShortIdsOnly(ReferenceAgent):
     """Refuses an id that is as long as may be."""
 

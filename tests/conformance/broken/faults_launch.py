@@ -21,7 +21,7 @@ from .messages import WorkFailed
 from .payloads import Payloads
 
 
-@fault("launch.unix", "unix")
+@fault("launch.unix", "did not listen", "unix:")
 class KnowsNoUnixSockets(ReferenceAgent):
     """Takes NOA_AGENT_LISTEN for host:port whatever it says."""
 
@@ -29,7 +29,7 @@ class KnowsNoUnixSockets(ReferenceAgent):
         return "127.0.0.1:0" if self.listen.startswith("unix:") else self.listen
 
 
-@fault("launch.tcp", "127.0.0.1")
+@fault("launch.tcp", "did not listen", "127.0.0.1")
 class ListensElsewhere(ReferenceAgent):
     """Listens on another address of the loopback than it was told."""
 
@@ -37,7 +37,7 @@ class ListensElsewhere(ReferenceAgent):
         return self.listen.replace("127.0.0.1", "127.0.0.2")
 
 
-@fault("launch.variables", "64")
+@fault("launch.variables", "status 1, not 64")
 class ExitsWithOne(Launch):
     """Says what is missing, but with the exit status of any error."""
 
@@ -63,7 +63,7 @@ class DoesNotSayWhich(Launch):
         self.refuse("the environment is wrong")
 
 
-@fault("launch.protocol", "64")
+@fault("launch.protocol", "status 1, not 64")
 class ExitsWithOneForAnotherVersion(Launch):
     """Names both versions, but with the exit status of any error."""
 
@@ -71,7 +71,7 @@ class ExitsWithOneForAnotherVersion(Launch):
         self.refuse(f"the engine speaks version {protocol}, this agent speaks version 1", status=1)
 
 
-@fault("launch.protocol:one", "version")
+@fault("launch.protocol:one", "does not name")
 class NamesOneVersion(Launch):
     """Does not say which version the engine speaks."""
 
@@ -79,7 +79,7 @@ class NamesOneVersion(Launch):
         self.refuse("this agent speaks version 1 only")
 
 
-@fault("launch.protocol:serves", "protocol")
+@fault("launch.protocol:serves", "noa_agent_protocol", "still ran")
 class ServesEveryVersion(Launch):
     """Serves an engine that speaks another version."""
 
@@ -103,7 +103,7 @@ class LeavesItsChildren(ReferenceAgent):
         os._exit(0)
 
 
-@fault("launch.sigterm-idle", "exit")
+@fault("launch.sigterm-idle", "status 143, not 0")
 class DiesOfSigterm(ReferenceAgent):
     """Exits as if SIGTERM had killed it."""
 
@@ -131,7 +131,7 @@ class ServesWhileDraining(ReferenceAgent):
         return 2 if self.draining else super().probes_status()
 
 
-@fault("launch.sigterm-drains:probes", "not_serving")
+@fault("launch.sigterm-drains:probes", "grpc.health.v1", "drained")
 class ProbesServeWhileDraining(ReferenceAgent):
     """Stock probes are told SERVING after SIGTERM."""
 
@@ -139,7 +139,7 @@ class ProbesServeWhileDraining(ReferenceAgent):
         return 1 if self.draining else super().probes_status()
 
 
-@fault("launch.sigterm-drains:status", "exit")
+@fault("launch.sigterm-drains:status", "status 1, not 0")
 class FailsAfterDraining(ReferenceAgent):
     """Does all that is asked for, then exits with 1."""
 
@@ -171,7 +171,7 @@ class DiesOfSigint(ReferenceAgent):
         self.quit(128 + signal.SIGINT)
 
 
-@fault("launch.output", "stderr")
+@fault("launch.output", "the log is full")
 class LosesWorkThatWritesMuch(Actions):
     """Its log has room for 64 KiB; work that writes more fails."""
 
@@ -181,7 +181,7 @@ class LosesWorkThatWritesMuch(Actions):
             raise BlockingIOError("the log is full")
 
 
-@fault("launch.output:hangs", "stderr")
+@fault("launch.output:hangs", "nothing arrived")
 class WritesIntoAFullPipe(Actions):
     """Has its stderr go through a pipe of its own that nobody empties."""
 

@@ -43,7 +43,7 @@ class HopesForNoPanic(ReferenceAgent):
         return failed(WorkFailed("INTERNAL", str(error), retryable=True))
 
 
-@fault("execute.panic:dies", "panic")
+@fault("execute.panic:dies", "ended with status 101")
 class DiesOfAPanic(Actions):
     """One execution's panic ends the process, and all others with it."""
 
@@ -104,7 +104,7 @@ class DoesNotSayThatItJoined(ReferenceAgent):
                 yield message
 
 
-@fault("execute.join:twice", "same")
+@fault("execute.join:twice", "done twice")
 class WorksTwiceAtOnce(ReferenceAgent):
     """Begins the work again while it goes on, and says that it joined."""
 
@@ -114,7 +114,7 @@ class WorksTwiceAtOnce(ReferenceAgent):
         return super().find(request)
 
 
-@fault("execute.repeat", "again")
+@fault("execute.repeat", "has ended", "joined=false")
 class ForgetsAtOnce(ReferenceAgent):
     """Forgets an execution when it has ended, and does the work again."""
 
@@ -122,7 +122,7 @@ class ForgetsAtOnce(ReferenceAgent):
         return self.executions.active.get(request.execution_id)
 
 
-@fault("execute.repeat:work", "again")
+@fault("execute.repeat:work", "done twice")
 class WorksAgainAndSaysItJoined(ReferenceAgent):
     """Says that it repeats the result, and does the work again."""
 
@@ -132,7 +132,7 @@ class WorksAgainAndSaysItJoined(ReferenceAgent):
         return super().find(request)
 
 
-@fault("execute.hang-up", "hang")
+@fault("execute.hang-up", "cancelled", "the client has gone")
 class EndsWithItsClient(ReferenceAgent):
     """Cancels the work when the stream breaks."""
 
@@ -149,7 +149,7 @@ class TrustsTheReference(Payloads):
         return self.path_of(artifact.uri).read_bytes()
 
 
-@fault("execute.input-reference:unread", "artifact")
+@fault("execute.input-reference:unread", "by reference")
 class ReadsNoArtifact(Payloads):
     """Knows inline inputs only, and takes an artifact for nothing."""
 
@@ -167,7 +167,7 @@ class NamesAnotherHash(Payloads):
         return artifact
 
 
-@fault("execute.output-reference:inline", "256 kib")
+@fault("execute.output-reference:inline", "inline", "262144")
 class SendsAllInline(Payloads):
     """Has no limit for inline outputs."""
 
@@ -197,7 +197,7 @@ class CountsCharacters(Payloads):
         return artifact
 
 
-@fault("execute.many", "own")
+@fault("execute.many", "another one's answer")
 class MixesUpAnswers(Actions):
     """Under load, an answer goes to somebody else."""
 
@@ -233,11 +233,7 @@ class RefusesForEver(ReferenceAgent):
         return super().overloaded(why)
 
 
-@fault(
-    "execute.capacity:unbounded",
-    "capacity",
-    also={"execute.overloaded-again": "an agent that refuses nothing has no refusal that it could forget"},
-)
+@fault("execute.capacity:unbounded", "capacity of 64", "completed")
 class TakesAllThatComes(ReferenceAgent):
     """Announces a capacity and takes more."""
 

@@ -81,7 +81,7 @@ def speaks_http_1() -> None:
 
 def says_nothing() -> None:
     """Connections are taken, and nothing is ever said."""
-    held = []
+    held: list[socket.socket] = []
     answers_every_connection(held.append)
 
 
@@ -130,6 +130,10 @@ class Endless(pb_grpc.AgentServiceServicer):
         action = manifest.actions.add(name="echo")
         action.input_schema.update({"type": "object", "properties": {"sleep_s": {"type": "number"}}})
         return pb.HealthResponse(status=pb.HEALTH_STATUS_SERVING, manifest=manifest)
+
+    def Cancel(self, request: pb.CancelRequest, context: Any) -> pb.CancelResponse:  # noqa: N802
+        """Finds nothing."""
+        return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_UNKNOWN)
 
     def Execute(self, request: pb.ExecuteRequest, context: Any) -> Iterator[pb.ExecuteResponse]:  # noqa: N802
         """Never comes to an end."""

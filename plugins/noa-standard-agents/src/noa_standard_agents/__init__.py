@@ -1,3 +1,3 @@
-"""The agents python, worker, storage and notification, which run in noa's own process."""
+"""The agents python, worker, storage, notification and deployment, which run in noa's own process."""
 
 __version__ = "0.1.0"

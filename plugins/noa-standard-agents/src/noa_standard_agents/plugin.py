@@ -12,11 +12,12 @@ __all__ = ["noa_agents"]
 
 @hookimpl
 def noa_agents() -> Sequence[AgentDeclaration]:
-    """The four agents."""
+    """The five agents."""
     return [
         AgentDeclaration("python", factory=_python, description="Reads the files of a folder and prepares them."),
         AgentDeclaration("worker", factory=_worker, description="Judges what a model said about files."),
         AgentDeclaration("storage", factory=_storage, description="Writes results for people and programs."),
+        AgentDeclaration("deployment", factory=_deployment, description="Plans and proves work that workers share."),
         AgentDeclaration("notification", factory=_notification, description="Sends alerts."),
     ]
 
@@ -43,3 +44,9 @@ def _notification() -> Agent:
     from noa_standard_agents.alerts import NotificationAgent
 
     return NotificationAgent()
+
+
+def _deployment() -> Agent:
+    from noa_standard_agents.deployment import DeploymentAgent
+
+    return DeploymentAgent()

@@ -21,7 +21,7 @@ from noa_standard_agents.folder import EXCLUDED, Skipped, Walk, shown
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["PythonAgent"]
+__all__ = ["PythonAgent", "open_folder"]
 
 ARROW = "application/vnd.apache.arrow.file"
 _CHUNK_BYTES = 1 << 20
@@ -75,7 +75,7 @@ class PythonAgent(Agent):
         exclude: Annotated[list[str] | None, Field(description="Names of folders to pass over.")] = None,
     ) -> Prepared:
         """Read each file of a folder once: hash, size, extension and the features that the model takes."""
-        root = _folder(path)
+        root = open_folder(path)
         names = frozenset(os.fsencode(name) for name in (EXCLUDED if exclude is None else exclude))
         work = _Preparation(ctx, Walk(os.fsencode(root), follow_links, names), max_files)
         with tempfile.TemporaryFile() as file:
@@ -93,7 +93,12 @@ class PythonAgent(Agent):
         }
 
 
-def _folder(path: str) -> Path:
+def open_folder(path: str) -> Path:
+    """A folder that can be read, absolute.
+
+    Raises:
+        ActionFailed: INPUT_NOT_FOUND, INPUT_NOT_A_FOLDER, INPUT_UNREADABLE.
+    """
     folder = Path(path).expanduser()
     try:
         folder = folder.resolve()

@@ -17,6 +17,7 @@ const CHUNK_BYTES: usize = 128 * 1024;
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct Asked {
     /// Path, absolute or below `root`.
+    #[schemars(length(min = 1))]
     pub path: PathBuf,
     /// Bytes that it is thought to have. Informative.
     #[serde(rename = "size")]
@@ -43,7 +44,7 @@ pub struct Compressed {
 pub struct Skipped {
     /// Path as it was given.
     pub path: PathBuf,
-    /// Why, such as "not found".
+    /// Why, such as "permission denied".
     pub reason: String,
 }
 
@@ -150,7 +151,9 @@ impl Compressor {
 
     fn unwritable(&self, error: &io::Error) -> Failure {
         let folder = self.output.display();
-        Failure::new("OUTPUT_NOT_WRITABLE", format!("output folder '{folder}' cannot be written: {error}"))
+        let message = format!("output folder '{folder}' cannot be written: {error}. Free the disk or name another");
+        let failure = Failure::new("OUTPUT_NOT_WRITABLE", message);
+        if error.kind() == io::ErrorKind::PermissionDenied { failure } else { failure.retryable() }
     }
 }
 
@@ -158,17 +161,17 @@ impl Compressor {
 fn open(path: &Path) -> Result<File, String> {
     let found = fs::metadata(path).map_err(|error| reason_of(&error))?;
     if !found.is_file() {
-        return Err("not a regular file".into());
+        return Err(if found.is_dir() { "is a directory" } else { "is not a regular file" }.into());
     }
     File::open(path).map_err(|error| reason_of(&error))
 }
 
+/// What the system says, as it is written within a sentence, such as "no such file or directory".
 fn reason_of(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => "not found".into(),
-        io::ErrorKind::PermissionDenied => "permission denied".into(),
-        _ => format!("cannot be read: {error}"),
-    }
+    let text = error.to_string();
+    let text = text.split_once(" (os error").map_or(&*text, |(text, _)| text);
+    let first = text.chars().next().map(|first| first.to_ascii_lowercase());
+    first.into_iter().chain(text.chars().skip(1)).collect()
 }
 
 #[cfg(test)]

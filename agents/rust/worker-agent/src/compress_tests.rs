@@ -86,23 +86,25 @@ fn what_cannot_be_read_is_skipped_with_its_reason() {
     fs::write(folder.path().join("good"), "x").unwrap();
     symlink("nowhere", folder.path().join("dangling")).unwrap();
     symlink(".", folder.path().join("loop")).unwrap();
-    let paths = ["missing", "good/below", ".", "dangling", "loop", "/dev/null", "nul\0", "closed", "good"];
+    let long = "x".repeat(300);
+    let paths = ["missing", "good/below", ".", "dangling", "loop", "/dev/null", "nul\0", &long, "closed", "good"];
     let summary = compressor(&folder).compress(asked(&paths), on).unwrap();
     let skipped: Vec<_> =
         summary.skipped.iter().map(|file| (file.path.to_str().unwrap(), file.reason.as_str())).collect();
     let expected = [
-        ("missing", "not found"),
-        ("good/below", "not found"),
-        (".", "not a regular file"),
-        ("dangling", "not found"),
-        ("loop", "not a regular file"),
-        ("/dev/null", "not a regular file"),
+        ("missing", "no such file or directory"),
+        ("good/below", "not a directory"),
+        (".", "is a directory"),
+        ("dangling", "no such file or directory"),
+        ("loop", "is a directory"),
+        ("/dev/null", "is not a regular file"),
     ];
     assert_eq!(skipped[..6], expected);
-    assert!(skipped[6].1.starts_with("cannot be read: "), "{skipped:?}");
+    assert!(skipped[6].1.contains("NUL"), "{skipped:?}");
+    assert_eq!(skipped[7].1, "file name too long");
     // Who may read everything reads this too.
     if File::open(folder.path().join("closed")).is_err() {
-        assert_eq!(skipped[7], ("closed", "permission denied"));
+        assert_eq!(skipped[8], ("closed", "permission denied"));
     }
     assert_eq!(summary.files.last().unwrap().path, Path::new("good"));
     assert_eq!(summary.files.len() + skipped.len(), paths.len());
@@ -131,6 +133,6 @@ fn an_output_that_cannot_be_written_is_told() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("out"), "in the way").unwrap();
     let failure = compressor(&folder).compress(asked(&[]), on).unwrap_err();
-    assert_eq!(failure.code, "OUTPUT_NOT_WRITABLE");
+    assert_eq!((failure.code.as_str(), failure.retryable), ("OUTPUT_NOT_WRITABLE", true));
     assert!(failure.message.contains("out/below"), "{failure}");
 }

@@ -1,6 +1,6 @@
 //! The agent: what it is asked, and what it answers.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use noa_agent::{Agent, Context, Failure, JsonSchema, Progress, codes, path_of};
 use serde::{Deserialize, Serialize};
@@ -12,8 +12,8 @@ const DEFAULT_LEVEL: u32 = 6;
 /// What is asked.
 #[derive(Debug, Deserialize, JsonSchema)]
 struct Input {
-    /// Where relative paths begin. Default: the working folder.
-    root: Option<PathBuf>,
+    /// Where relative paths begin, a path or a `file:` URI. Default: the working folder.
+    root: Option<String>,
     /// What is compressed.
     files: Vec<Asked>,
     /// Where compressed files go, a path or a `file:` URI. Default: the run's output folder.
@@ -42,8 +42,13 @@ pub fn agent(capacity: u32) -> Agent {
 }
 
 fn compress_files(context: &Context, input: Input) -> Result<Output, Failure> {
-    let root = absolute(&input.root.unwrap_or_default(), "root")?;
-    let output = output_folder(context, input.output_dir)?;
+    let root = folder("root", input.root.filter(|place| !place.is_empty()).as_deref().unwrap_or("."))?;
+    let output = input.output_dir.filter(|place| !place.is_empty());
+    let output = output.unwrap_or_else(|| context.output_prefix().to_owned());
+    if output.is_empty() {
+        return Err(unfit("output_dir", "it is not set, and the run has no output folder"));
+    }
+    let output = folder("output_dir", &output)?;
     let compressor = Compressor { root, output, level: input.level.unwrap_or(DEFAULT_LEVEL) };
     let (total, mut reported) = (input.files.len(), 0);
     let summary = compressor.compress(input.files, |done| {
@@ -57,25 +62,13 @@ fn compress_files(context: &Context, input: Input) -> Result<Output, Failure> {
     Ok(Output { summary, worker: "rust", pid: std::process::id() })
 }
 
-fn output_folder(context: &Context, asked: Option<String>) -> Result<PathBuf, Failure> {
-    let place = asked.unwrap_or_else(|| context.output_prefix().to_owned());
-    if place.is_empty() {
-        return Err(unfit("output_dir", "it is not set, and the run has no output folder"));
-    }
-    match path_of(&place) {
+/// The absolute path of a folder that is named by a path or a `file:` URI.
+fn folder(field: &str, place: &str) -> Result<PathBuf, Failure> {
+    match path_of(place) {
         Some(path) => Ok(path),
-        None if place.contains("://") => {
-            Err(unfit("output_dir", &format!("'{place}' is not a folder of this machine")))
-        }
-        None => absolute(Path::new(&place), "output_dir"),
+        None if place.contains("://") => Err(unfit(field, &format!("'{place}' is not a folder of this machine"))),
+        None => std::path::absolute(place).map_err(|error| unfit(field, &error.to_string())),
     }
-}
-
-fn absolute(path: &Path, field: &str) -> Result<PathBuf, Failure> {
-    if path.as_os_str().is_empty() {
-        return std::env::current_dir().map_err(|error| unfit(field, &error.to_string()));
-    }
-    std::path::absolute(path).map_err(|error| unfit(field, &error.to_string()))
 }
 
 fn unfit(field: &str, problem: &str) -> Failure {

@@ -17,7 +17,11 @@ async fn files_are_compressed_into_the_folder_of_the_run() {
     fs::write(folder.join("a"), "abc").unwrap();
     fs::write(folder.join("b"), "").unwrap();
     let files = json!([{"path": "a", "size": 3.0}, {"path": "none"}, {"path": "b"}]);
-    let mut asked = request("x", "compress_files", json!({"root": folder, "files": files, "level": 9}));
+    let mut asked = request(
+        "x",
+        "compress_files",
+        json!({"root": format!("file://{}/", folder.display()), "files": files, "level": 9}),
+    );
     asked.output_prefix = format!("file://{}/out%20put/", folder.display());
     let mut stream = host.execute(asked).await;
     joined(&mut stream).await;
@@ -26,7 +30,7 @@ async fn files_are_compressed_into_the_folder_of_the_run() {
         assert_eq!((progress.done, progress.total, &*progress.unit), (Some(done), Some(3), "files"));
     }
     let output = output(ended(stream).await);
-    assert_eq!(output["skipped"], json!([{"path": "none", "reason": "not found"}]));
+    assert_eq!(output["skipped"], json!([{"path": "none", "reason": "no such file or directory"}]));
     assert_eq!((&output["worker"], &output["pid"]), (&json!("rust"), &json!(std::process::id())));
     assert_eq!(output["bytes_in"], 3);
     let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
@@ -65,6 +69,8 @@ async fn what_does_not_fit_names_the_field() {
         ("d", json!({"files": []}), "output_dir"),
         ("e", json!({"files": [{"path": "a", "size": -1}]}), "files[0].size"),
         ("f", json!({"output_dir": "/tmp"}), "files"),
+        ("g", json!({"files": [{"path": ""}], "output_dir": "/tmp"}), "files[0].path"),
+        ("h", json!({"files": [], "output_dir": "/tmp", "root": "file://elsewhere/x"}), "root"),
     ] {
         let failure = host.failure(request(id, "compress_files", input)).await;
         assert_eq!((failure.code.as_str(), failure.retryable), ("INVALID_INPUT", false));

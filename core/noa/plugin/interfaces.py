@@ -66,8 +66,8 @@ class AgentDeclaration:
         min_replicas: Kept going once needed.
         max_replicas: Never more.
         start_timeout_s: From launch until Health must say SERVING.
-        resources: Limits of the agent. A sidecar that takes more than `{"memory": bytes}`, its child processes included,
-            is killed and started again.
+        resources: Limits of the agent. A sidecar that takes more than `{"memory": bytes}`, its child processes
+            included, is killed and started again.
         options: Of the kind's own.
         description: For `noa agents`.
         plugin: Name of the plugin that declared it; filled by the registry.

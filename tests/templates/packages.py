@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAME = "word-counter"
 MODULE = "word_counter"
 NOA = (sys.executable, "-c", "import sys; from noa.cli import main; main(sys.argv[1:])")
+PROGRAMS = {"noa": "from noa.cli import main", "pytest": "from pytest import console_main as main"}
 UV = (sys.executable, "-m", "uv")
 
 SIDECARS = {f"agent-{lang}": ("agent", NAME, "--lang", lang) for lang in ("python", "rust", "go")}
@@ -52,13 +53,12 @@ class Package:
         """What a program of the environment prints in the package's folder."""
         return call(command, self.folder, self.environment)
 
-    def python(self, *arguments: str) -> str:
-        """What the environment's Python prints."""
-        return self.call(str(self.environment / "bin" / "python"), *arguments)
-
-    def noa(self, *arguments: str) -> str:
-        """What noa prints in the environment."""
-        return self.python(*NOA[1:], *arguments)
+    @property
+    def readme(self) -> list[str]:
+        """The commands that its README shows, without their comments."""
+        text = (self.folder / "README.md").read_text(encoding="utf-8")
+        block = text.partition("```sh\n")[2].partition("```")[0]
+        return [line.partition("  #")[0].strip() for line in block.splitlines()]
 
 
 def make_package(arguments: Sequence[str], place: Path) -> Package:
@@ -96,9 +96,13 @@ def call(command: Sequence[str], folder: Path, environment: Path | None = None) 
 
 
 def new_environment(folder: Path) -> Path:
-    """A Python environment that sees the packages of this one, editable ones too."""
+    """A Python environment that sees the packages of this one, editable ones too, with programs that see its own."""
     venv.create(folder, with_pip=False, symlinks=True)
     packages = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
     line = f"import site; site.addsitedir({str(Path(sys.prefix) / packages)!r})\n"
     (folder / packages / "beside.pth").write_text(line, encoding="utf-8")
+    for name, imported in PROGRAMS.items():
+        program = folder / "bin" / name
+        program.write_text(f"#!{folder}/bin/python\nimport sys\n{imported}\nsys.exit(main())\n", encoding="utf-8")
+        program.chmod(0o755)
     return folder

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.templates.packages import EVERY, MODULE, NAME, SIDECARS, Package, call
+from tests.templates.packages import EVERY, MODULE, NAME, ROOT, SIDECARS, Package
 
 # The first test of a template builds it. A cold build of the Rust crates takes minutes.
 pytestmark = pytest.mark.timeout(600)
@@ -15,10 +18,12 @@ OF_EVERY = pytest.mark.parametrize("template", EVERY)
 OF_SIDECARS = pytest.mark.parametrize("template", SIDECARS)
 
 OWN_CODE = {"agent-python": f"src/{MODULE}/agent.py", "agent-rust": "src/main.rs", "agent-go": "main.go"}
-OWN_TESTS = {
-    "agent-rust": [["cargo", "fmt", "--check"], ["cargo", "test", "--release", "--quiet"]],
-    "agent-go": [["go", "vet", "./..."], ["go", "test", "./..."]],
-}
+INSTEAD = {"cargo test": "cargo test --release --quiet", "pytest": "pytest -q -p no:cacheprovider"}
+"""Release, because the crates are built for that already."""
+
+DONE_ELSEWHERE = ("pip install", "noa agent check")
+"""By the fixture, and by a test of its own."""
+
 EXAMPLES = {"plugin-stage": ["--plugin", "example_agent.py"], "plugin-recovery": ["--plugin", "example_agent.py"]}
 COUNTED = {"words": 5, "longest": "counts"}
 OUTPUTS = {
@@ -47,31 +52,30 @@ def test_what_is_installed_is_found_and_built_for_the_platform_where_it_has_a_pr
         names = wheel.namelist()
         assert f"{MODULE}/__init__.py" in names
         assert any(name.endswith(f".data/scripts/{NAME}") for name in names) == native
-    found = json.loads(package.noa("plugins", "--json"))["plugins"]
+    found = json.loads(package.call("noa", "plugins", "--json"))["plugins"]
     assert [plugin["origin"] for plugin in found if plugin["name"] == NAME] == [NAME]
 
 
 @OF_EVERY
-def test_its_own_tests_pass(package: Package, template: str) -> None:
-    for command in OWN_TESTS.get(template, []):
-        package.call(*command)
-    if template not in OWN_TESTS:
-        printed = package.python("-m", "pytest", "-q", "-p", "no:cacheprovider")
-        assert " passed" in printed
+def test_the_commands_of_its_readme_work_its_own_tests_among_them(package: Package) -> None:
+    assert {"cargo test", "go test ./...", "pytest"} & set(package.readme)
+    for command in package.readme:
+        if not command.startswith(DONE_ELSEWHERE):
+            package.call(*shlex.split(INSTEAD.get(command, command)))
 
 
 @OF_EVERY
 def test_its_definition_is_valid_and_runs(package: Package, template: str, tmp_path: Path) -> None:
     example = EXAMPLES.get(template, [])
-    package.noa("validate", "workflow.yaml", *example)
-    printed = package.noa("run", "workflow.yaml", "--json", "--home", str(tmp_path), *example)
+    package.call("noa", "validate", "workflow.yaml", *example)
+    printed = package.call("noa", "run", "workflow.yaml", "--json", "--home", str(tmp_path), *example)
     result = json.loads(printed[printed.index("{") :])
     assert (result["status"], result["outputs"]) == ("succeeded", OUTPUTS.get(template, COUNTED))
 
 
 @OF_SIDECARS
 def test_an_agent_keeps_the_contract(package: Package) -> None:
-    printed = package.noa("agent", "check", NAME, "--timeout", "30")
+    printed = package.call("noa", "agent", "check", NAME, "--timeout", "30")
     assert " 0 failed" in printed
 
 
@@ -86,5 +90,17 @@ def test_an_agent_is_less_than_40_lines_of_its_authors_code(package: Package, te
 def test_it_is_formatted_and_free_of_lint(package: Package, template: str) -> None:
     package.call("ruff", "check", ".")
     package.call("ruff", "format", "--check", ".")
+    if template == "agent-rust":
+        package.call("cargo", "fmt", "--check")
     if template == "agent-go":
-        assert call(["gofmt", "-l", "."], package.folder) == ""
+        assert package.call("gofmt", "-l", ".") == ""
+        package.call("go", "vet", "./...")
+
+
+def test_the_page_for_authors_shows_these_packages_and_their_commands(packages: Callable[[str], Package]) -> None:
+    page = (ROOT / "docs" / "authoring.md").read_text(encoding="utf-8")
+    for template, name in OWN_CODE.items():
+        assert (packages(template).folder / name).read_text(encoding="utf-8") in page, f"{name} of {template}"
+    shown = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    known = {line for template in EVERY for line in packages(template).readme}
+    assert {line for block in shown for line in block.splitlines()} <= known

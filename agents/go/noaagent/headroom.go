@@ -27,9 +27,7 @@ func (a *Agent) keepHeadroom(ctx context.Context) {
 	defer runtime.SetDefaultGOMAXPROCS()
 	raised, tick := false, idleTick
 	for {
-		due := time.Now().Add(tick)
-		wait(ctx, nil, tick)
-		late := time.Since(due)
+		late := a.lateness(ctx, tick)
 		switch working := a.table.inFlight() > 0; {
 		case ctx.Err() != nil:
 			return
@@ -48,4 +46,15 @@ func (a *Agent) keepHeadroom(ctx context.Context) {
 			tick = idleTick
 		}
 	}
+}
+
+// lateness waits for tick and returns how much longer that took. An idle agent's wait ends with its first execution.
+func (a *Agent) lateness(ctx context.Context, tick time.Duration) time.Duration {
+	var begun chan struct{}
+	if tick == idleTick {
+		begun = a.table.begun
+	}
+	due := time.Now().Add(tick)
+	wait(ctx, begun, tick)
+	return time.Since(due)
 }

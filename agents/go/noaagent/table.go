@@ -23,7 +23,8 @@ const (
 
 // table knows the executions that go on, the results of those that ended lately, and the runs that may hold things.
 type table struct {
-	now func() time.Time
+	now   func() time.Time
+	begun chan struct{} // told when something new has begun
 
 	mu       sync.Mutex
 	live     map[string]*task
@@ -44,6 +45,7 @@ type result struct {
 func newTable() *table {
 	return &table{
 		now:     time.Now,
+		begun:   make(chan struct{}, 1),
 		live:    map[string]*task{},
 		results: map[string]*agentpb.ExecuteResponse{},
 		runs:    map[string]struct{}{},
@@ -84,6 +86,7 @@ func (t *table) admit(base context.Context, req *agentpb.ExecuteRequest, capacit
 	fresh := newTask(base, req, t.retire)
 	t.live[fresh.id] = fresh
 	t.runs[fresh.runID] = struct{}{}
+	tell(t.begun)
 	return admission{task: fresh, feed: fresh.follow()}
 }
 

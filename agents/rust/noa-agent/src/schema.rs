@@ -26,6 +26,13 @@ pub(crate) struct Misfit {
     pub(crate) problem: String,
 }
 
+impl Misfit {
+    fn below(self, place: &str) -> Self {
+        let dot = if self.field.is_empty() || self.field.starts_with('[') { "" } else { "." };
+        Self { field: format!("{place}{dot}{}", self.field), ..self }
+    }
+}
+
 /// The schema of an input.
 #[derive(Debug)]
 pub(crate) struct Shape {
@@ -84,26 +91,33 @@ impl Shape {
 
     /// Checks an input, whose types may be wrong too: those are not looked at.
     pub(crate) fn check(&self, input: &Value) -> Result<(), Misfit> {
-        self.check_at(&self.schema, input, "")
+        self.check_at(&self.schema, input)
     }
 
-    fn check_at(&self, schema: &Value, value: &Value, at: &str) -> Result<(), Misfit> {
+    fn check_at(&self, schema: &Value, value: &Value) -> Result<(), Misfit> {
         let Some(schema) = schema.as_object() else { return Ok(()) };
-        let misfit = |problem| Misfit { field: at.to_owned(), problem };
-        check_value(schema, value).map_or(Ok(()), |problem| Err(misfit(problem)))?;
+        if let Some(problem) = check_value(schema, value) {
+            return Err(Misfit { field: String::new(), problem });
+        }
         if let Some(named) = self.named_by(schema) {
-            self.check_at(named, value, at)?;
+            self.check_at(named, value)?;
         }
         for part in branches(schema, "allOf") {
-            self.check_at(part, value, at)?;
+            self.check_at(part, value)?;
         }
         for choice in ["anyOf", "oneOf"] {
             let possible = branches(schema, choice).filter(|branch| self.takes_type(branch, value));
-            possible.map(|branch| self.check_at(branch, value, at)).reduce(Result::or).unwrap_or(Ok(()))?;
+            possible.map(|branch| self.check_at(branch, value)).reduce(Result::or).unwrap_or(Ok(()))?;
         }
         match value {
-            Value::Object(fields) => self.check_fields(schema, fields, at),
-            Value::Array(items) => self.check_items(schema, items, at),
+            Value::Object(fields) => fields.iter().try_for_each(|(name, value)| {
+                let Some(schema) = field_of(schema, name) else { return Ok(()) };
+                self.check_at(schema, value).map_err(|misfit| misfit.below(name))
+            }),
+            Value::Array(items) => items.iter().enumerate().try_for_each(|(index, item)| {
+                let Some(schema) = item_of(schema, index) else { return Ok(()) };
+                self.check_at(schema, item).map_err(|misfit| misfit.below(&format!("[{index}]")))
+            }),
             _ => Ok(()),
         }
     }
@@ -120,25 +134,6 @@ impl Shape {
             _ => true,
         };
         here && self.named_by(schema).is_none_or(|named| self.takes_type(named, value))
-    }
-
-    fn check_fields(&self, schema: &Map<String, Value>, fields: &Map<String, Value>, at: &str) -> Result<(), Misfit> {
-        for (name, value) in fields {
-            if let Some(schema) = field_of(schema, name) {
-                let dot = if at.is_empty() { "" } else { "." };
-                self.check_at(schema, value, &format!("{at}{dot}{name}"))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn check_items(&self, schema: &Map<String, Value>, items: &[Value], at: &str) -> Result<(), Misfit> {
-        for (index, item) in items.iter().enumerate() {
-            if let Some(schema) = item_of(schema, index) {
-                self.check_at(schema, item, &format!("{at}[{index}]"))?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -55,9 +55,8 @@ class Service(pb_grpc.AgentServiceServicer):
     def __init__(self) -> None:
         self.status = pb.HEALTH_STATUS_SERVING
         self.mute = BEHAVIOUR == "hangs-in-health"
-        self.running = 0
+        self.running: set[str] = set()
         self.kept: list[Any] = []
-        self.tasks: set[asyncio.Task[None]] = set()
         self.told: dict[str, str] = {}
         self.cancelled: dict[str, asyncio.Event] = {}
 
@@ -66,23 +65,23 @@ class Service(pb_grpc.AgentServiceServicer):
             await asyncio.Event().wait()
         manifest = pb.Manifest(name="abusive", language="python", version="1", protocol_versions=[1])
         return pb.HealthResponse(
-            status=self.status, message="as asked", manifest=manifest, capacity=ANNOUNCED, in_flight=self.running
+            status=self.status, message="as asked", manifest=manifest, capacity=ANNOUNCED, in_flight=len(self.running)
         )
 
     async def Execute(self, request: pb.ExecuteRequest, context: Any) -> AsyncIterator[pb.ExecuteResponse]:  # noqa: N802
         if request.action != "no-accepted":
             yield pb.ExecuteResponse(accepted=pb.Accepted())
-        if REAL and self.running >= REAL:
+        if REAL and len(self.running) >= REAL:
             yield failed("OVERLOADED", retryable=True)
             return
-        self.running += 1
+        self.running.add(request.execution_id)
         try:
             async for message in self.act(request, context):
                 yield message
         finally:
             # Work that ignores its client goes on without it.
             if request.action != "ignores-all":
-                self.running -= 1
+                self.running.discard(request.execution_id)
 
     async def act(self, request: pb.ExecuteRequest, context: Any) -> AsyncIterator[pb.ExecuteResponse]:  # noqa: PLR0915
         inputs = json.loads(request.input.inline or b"{}")
@@ -157,7 +156,9 @@ class Service(pb_grpc.AgentServiceServicer):
         event = self.cancelled.get(request.execution_id)
         if event is not None:
             event.set()
-        return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_CANCELLED, cancelled=1)
+        if request.execution_id in self.running:
+            return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_CANCELLED, cancelled=1)
+        return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_ALREADY_FINISHED)
 
 
 def write_all(block: bytes, size: int) -> None:

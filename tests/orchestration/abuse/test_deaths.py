@@ -13,9 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
-from noa.model.execution import Stage, Succeeded
+from noa.model.execution import Log, Stage, Succeeded
 
-QUICK = {"health_interval_s": 0.3, "health_silence_s": 2.0}
+QUICK = {"health_interval_s": 0.3, "health_silence_s": 3.0}
+PATIENT = {"health_interval_s": 0.3, "health_silence_s": 30.0}
 MIB = 2**20
 
 
@@ -55,7 +56,7 @@ async def test_agent_above_its_memory_limit_is_killed_and_its_work_says_why(
     assert isinstance(await bench.execute("abusive", "echo"), Succeeded)
     began = time.monotonic()
     failure = await bench.execute("abusive", action, inputs={"mebibytes": 400})
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 40
     assert (failure.code, failure.retryable) == ("AGENT_LOST", True)
     assert "was killed because its memory of " in failure.message
     assert " MiB is above its limit of 200 MiB (resources.memory)" in failure.message
@@ -96,7 +97,7 @@ async def test_agent_whose_socket_is_removed_works_on_and_is_replaced_once_its_c
     began = time.monotonic()
     while not isinstance(await bench.execute("abusive", "echo"), Succeeded):
         assert time.monotonic() - began < 20
-    assert bench.states("abusive").count("serving") == 2
+    assert bench.states("abusive").count("serving") >= 2
 
 
 async def test_agent_whose_program_is_replaced_works_on_and_the_next_start_takes_the_new_one(
@@ -145,10 +146,10 @@ async def test_program_that_is_being_written_is_tried_again(bench: Any, tmp_path
 async def test_agent_that_drains_on_its_own_account_gets_nothing_new_ends_its_work_and_is_replaced(
     bench: Any, abusive: Any, eventually: Any
 ) -> None:
-    abusive(options=QUICK)
+    abusive(options=PATIENT)
     pid = (await bench.execute("abusive", "pid")).outputs["pid"]
     running = asyncio.create_task(bench.execute("abusive", "sleep", inputs={"seconds": 3}))
-    await eventually(lambda: Stage("running") in bench.seen[-1:])
+    await eventually(lambda: bench.seen.count(Stage("running")) == 2)
     await bench.execute("abusive", "health:DRAINING")
     await eventually(lambda: "draining" in bench.states("abusive"))
     # A new process takes new work while the old one ends what it has.
@@ -159,7 +160,7 @@ async def test_agent_that_drains_on_its_own_account_gets_nothing_new_ends_its_wo
 
 
 async def test_agent_that_says_that_it_cannot_work_any_more_is_replaced(bench: Any, abusive: Any) -> None:
-    abusive(options=QUICK)
+    abusive(options=PATIENT)
     running = asyncio.create_task(bench.execute("abusive", "hang"))
     await bench.execute("abusive", "health:NOT_SERVING")
     failure = await running
@@ -169,9 +170,14 @@ async def test_agent_that_says_that_it_cannot_work_any_more_is_replaced(bench: A
 
 
 async def test_agent_that_is_told_to_end_from_outside_is_replaced(bench: Any, eventually: Any) -> None:
-    bench.broken(name="polite", command=(sys.executable, "-m", "noa.sdk", "noa.sdk.echo:EchoAgent"), options=QUICK)
-    running = asyncio.create_task(bench.execute("polite", "echo", inputs={"sleep_s": 2}))
-    await eventually(lambda: Stage("running") in bench.seen)
+    bench.broken(name="polite", command=(sys.executable, "-m", "noa.sdk", "noa.sdk.echo:EchoAgent"), options=PATIENT)
+    work = bench.task("polite", "echo", inputs={"logs": 1, "sleep_s": 60})
+    running = asyncio.create_task(bench.factory.execute(work, bench.seen.append))
+    await eventually(lambda: any(isinstance(seen, Log) for seen in bench.seen))
     os.kill(bench.factory._pools["polite"].replicas[0].pid, signal.SIGTERM)
+    # The old process refuses it, the new one takes it; what the old one does goes on.
     assert isinstance(await bench.execute("polite", "echo"), Succeeded)
-    assert isinstance(await running, Succeeded)
+    assert "draining" in bench.states("polite")
+    assert not running.done()
+    await bench.factory.cancel(work.execution_id)
+    assert (await running).code == "CANCELLED"

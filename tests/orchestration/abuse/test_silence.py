@@ -12,7 +12,7 @@ import pytest
 from noa.model.execution import Succeeded
 from noa.model.plan import Timeouts
 
-QUICK = {"health_interval_s": 0.3, "health_silence_s": 2.0}
+QUICK = {"health_interval_s": 0.3, "health_silence_s": 3.0}
 
 
 async def test_agent_whose_every_slot_ignores_cancel_is_replaced(bench: Any, abusive: Any) -> None:
@@ -45,7 +45,7 @@ async def test_agent_that_hangs_in_health_at_its_start_is_ended_after_its_start_
     failure = await bench.execute("abusive", "echo")
     assert failure.code == "AGENT_START_FAILED"
     assert "does not answer (DEADLINE_EXCEEDED)" in failure.message
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 30
 
 
 async def test_agent_that_hangs_in_health_later_is_lost_with_its_work_and_replaced(bench: Any, abusive: Any) -> None:
@@ -56,7 +56,7 @@ async def test_agent_that_hangs_in_health_later_is_lost_with_its_work_and_replac
     failure = await running
     assert (failure.code, failure.retryable) == ("AGENT_LOST", True)
     assert "did not answer Health" in failure.message
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 30
     assert isinstance(await bench.execute("abusive", "echo"), Succeeded)
 
 
@@ -70,7 +70,7 @@ async def test_agent_that_stops_reading_is_lost_and_replaced_and_what_was_sent_t
     more = [bench.execute("abusive", "echo", inputs=inputs) for _ in range(50)]
     began = time.monotonic()
     outcomes = await asyncio.gather(deaf, *more)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 40
     assert outcomes[0].code == "AGENT_LOST"
     assert all(isinstance(outcome, Succeeded) or outcome.code == "AGENT_LOST" for outcome in outcomes)
     assert isinstance(await bench.execute("abusive", "echo", inputs=inputs), Succeeded)
@@ -110,7 +110,7 @@ async def test_connection_that_is_cut_or_full_of_noise_fails_its_own_work_only(
     began = time.monotonic()
     # The agent lives, so after a cut the execution is asked for again under its id, once.
     assert (await bench.execute("abusive", action)).code in codes
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 30
     assert isinstance(await bench.execute("abusive", "echo"), Succeeded)
     await witness.stop()
 

@@ -50,7 +50,7 @@ _TERMINATED = 143
 @click.option("--list", "as_list", is_flag=True, help="List the cases with what they require, and end.")
 @plugin_option
 @click.pass_context
-def check(ctx: click.Context, **given: Any) -> None:
+def check(ctx: click.Context, /, **given: Any) -> None:
     """Check case by case that an agent keeps agents/CONTRACT.md, over the wire only, and say what to change.
 
     The agent is launched as an engine launches it: with NOA_AGENT_LISTEN, NOA_AGENT_TOKEN, NOA_AGENT_PROTOCOL and
@@ -168,7 +168,8 @@ def _target(
             "--address HOST:PORT, or the NAME of an agent that a plugin declares"
         )
     command: tuple[str, ...] = words
-    variables, cwd = {}, None
+    variables: dict[str, str] = {}
+    cwd = None
     if line:
         command = tuple(_split(line))
     elif len(words) == 1 and (declared := _declared(words[0], plugins)) is not None:
@@ -221,8 +222,8 @@ def _declared(name: str, plugins: tuple[str, ...]) -> tuple[tuple[str, ...], dic
         agent = agents[name]
         if not agent.command:
             raise UsageError(
-                f"agent '{name}' is reached as '{agent.kind}', so there is nothing to launch. Give --address for a remote "
-                "agent, or for a Python class: -- python -m noa.sdk MODULE:CLASS"
+                f"agent '{name}' is reached as '{agent.kind}', so there is nothing to launch. Give --address for a "
+                "remote agent, or for a Python class: -- python -m noa.sdk MODULE:CLASS"
             )
         return agent.command, dict(agent.env), agent.cwd
     try:

@@ -8,10 +8,10 @@ import asyncio
 import subprocess
 import sys
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field
-from typing_extensions import NotRequired, TypedDict  # pydantic takes no other TypedDict on 3.11
+from typing_extensions import TypedDict  # pydantic takes no other TypedDict on 3.11
 
 from noa.sdk.agent import Agent, action
 from noa.sdk.context import Context
@@ -26,7 +26,6 @@ _THREADS = 64
 _BATCH = 100
 _LINE = "x" * 127 + "\n"
 _CHILD_LIVES_S = 600
-_KILL_POLL_S = 0.002
 
 
 class EchoFailure(BaseModel):
@@ -101,8 +100,7 @@ class Echo(Agent):
         for child in children:
             child.kill()
         for child in children:
-            while child.poll() is None:
-                await asyncio.sleep(_KILL_POLL_S)
+            await self._threads.run(child.wait)
         return len(children)
 
     def _start_child(self, run_id: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,6 +82,8 @@ class ModelAgent(Agent):
 
     def load(self) -> None:
         """Load the network. ONNX Runtime, numpy and Arrow are imported here, after the process listens."""
+        # It would leave a session file in TMPDIR; read when the library is imported.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import pyarrow as pa
 
         from noa_model_server.network import Network

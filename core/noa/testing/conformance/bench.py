@@ -15,7 +15,7 @@ import grpc.aio
 
 from noa.agent.v1 import agent_service_pb2 as pb
 from noa.errors import UsageError
-from noa.testing.conformance.case import Violation
+from noa.testing.conformance.case import Unreachable, Violation
 from noa.testing.conformance.client import Client
 from noa.testing.conformance.process import AgentProcess
 from noa.testing.conformance.target import Target
@@ -64,16 +64,16 @@ class Bench:
         """A client of the process that cases share; it serves.
 
         Raises:
-            Violation: It cannot be launched or reached, or does not serve in time.
+            Unreachable: It cannot be launched or dialled, or does not serve in time.
         """
         if self._shared is not None and self._shared.process is not None and self._shared.process.status is not None:
             await self.discard()
         if self._shared is None:
             if self.unreachable:
-                raise Violation(self.unreachable)
+                raise Unreachable(self.unreachable)
             try:
                 self._shared = await self._reach()
-            except Violation as error:
+            except Unreachable as error:
                 self.unreachable = str(error)
                 raise
         return self._shared
@@ -84,12 +84,12 @@ class Bench:
         if not self._tcp:
             try:
                 return await self.start()
-            except Violation as error:
+            except Unreachable as error:
                 first = error
                 self._tcp = True
             try:
                 return await self.start()
-            except Violation:
+            except Unreachable:
                 raise first from None
         return await self.start()
 
@@ -97,7 +97,7 @@ class Bench:
         """Let the shared process be one that listens on a unix socket, launched now or before.
 
         Raises:
-            Violation: It does not; further cases go over TCP.
+            Unreachable: It does not; further cases go over TCP.
         """
         shared = self._shared
         if shared is not None and shared.process is not None and shared.process.socket is not None:
@@ -105,7 +105,7 @@ class Bench:
         await self.discard()
         try:
             self._shared = await self.start(tcp=False)
-        except Violation:
+        except Unreachable:
             self._tcp = True
             raise
 
@@ -118,12 +118,18 @@ class Bench:
             tcp: Whether over TCP; None is what is known to work.
             serving: Whether to wait until Health says SERVING, or until it says anything.
             env: Changes to the variables of the contract.
+
+        Raises:
+            Unreachable: It does not listen or serve in time, or ends.
         """
         process = self.launch(tcp=self._tcp if tcp is None else tcp, env=env)
         client = Client(self._channel(process), process.token, process.folder, self.target.step_timeout_s, process)
         try:
             await self._wait_listening(process)
             await self._wait_status(client, serving=serving)
+        except Violation as error:
+            await self.end(client)
+            raise Unreachable(str(error)) from error
         except BaseException:
             await self.end(client)
             raise
@@ -143,7 +149,9 @@ class Bench:
         return process
 
     @asynccontextmanager
-    async def fresh(self, *, tcp: bool | None = None, serving: bool = True) -> AsyncIterator[tuple[Client, AgentProcess]]:
+    async def fresh(
+        self, *, tcp: bool | None = None, serving: bool = True
+    ) -> AsyncIterator[tuple[Client, AgentProcess]]:
         """A client of a process that the case may end, and the process."""
         client = await self.start(tcp=tcp, serving=serving)
         assert client.process is not None
@@ -263,6 +271,9 @@ class Bench:
         client = Client(channel, target.token, self._folder, target.step_timeout_s, None)
         try:
             await self._wait_status(client, serving=True)
+        except Violation as error:
+            await client.close()
+            raise Unreachable(f"{error}; the address is {target.address}") from error
         except BaseException:
             await client.close()
             raise
@@ -300,14 +311,16 @@ class Bench:
                 limit_s = self.target.start_timeout_s
                 raise Violation(f"Health still said {status}, not SERVING, {limit_s:g} s after the agent listened")
             if client.process is not None and client.process.status is not None:
-                raise Violation(f"the agent's process ended with status {client.process.status} while Health said {status}")
+                raise Violation(
+                    f"the agent's process ended with status {client.process.status} while Health said {status}. "
+                    f"{client.process.last_lines()}".rstrip()
+                )
             await asyncio.sleep(_POLL_S)
             health = await client.health()
         client.manifest, client.capacity = health.manifest, health.capacity
         for name, inputs in self.target.actions.items():
             client.work_action, client.work_input = name, inputs
             break
-
 
 
 async def _accepts(process: AgentProcess) -> bool:

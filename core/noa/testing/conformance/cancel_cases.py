@@ -73,9 +73,11 @@ async def cancels_once(bench: Bench) -> None:
     await client.cancel(execution_id=request.execution_id, grace_s=60)
     second = await client.cancel(execution_id=request.execution_id)
     _check(second, (_CANCELLED, 0), (_FINISHED, 0), what="the second Cancel of an execution")
-    await stream.terminal()
+    first = await stream.terminal()
     third = await client.cancel(execution_id=request.execution_id)
     _check(third, (_FINISHED, 0), what="a Cancel after the execution's end")
+    again = await client.execute(request)
+    expect(first == again, f"what was cancelled ended with {brief(first)}, and with {brief(again)} when asked again")
 
 
 @case(
@@ -146,8 +148,8 @@ async def cancels_a_run(bench: Bench) -> None:
 @case(
     "cancel.run-children",
     "What is held for a run, also after its work has ended, is gone when Cancel of the run answers.",
-    advice="Keep what an execution leaves running under its run_id; at Cancel kill it, wait for its end, and answer then "
-    "(Cancel: run_id).",
+    advice="Keep what an execution leaves running under its run_id; at Cancel kill it, wait for its end, and answer "
+    "then (Cancel: run_id).",
     needs="command echo.child",
 )
 async def releases_what_a_run_held(bench: Bench) -> None:
@@ -173,8 +175,12 @@ async def counts_once(bench: Bench) -> None:
     client = await bench.client()
     request = client.long()
     stream = await client.begin(request)
-    targets = [{"execution_id": request.execution_id}, {"run_id": client.run_id}] * 5
-    answers = await asyncio.gather(*(client.cancel(**target) for target in targets))
+    calls = [
+        call
+        for _ in range(5)
+        for call in (client.cancel(execution_id=request.execution_id), client.cancel(run_id=client.run_id))
+    ]
+    answers = await asyncio.gather(*calls)
     total = sum(answer.cancelled for answer in answers)
     expect(total == 1, f"ten Cancels at once counted {total}: {'; '.join(map(_say, answers))}")
     await _check_cancelled(stream, _GRACE_S)
@@ -211,9 +217,9 @@ async def may_be_in_a_hurry(bench: Bench) -> None:
     for whole_run in (False, True):
         request = client.long()
         stream = await client.begin(request)
-        target = {"run_id": client.run_id} if whole_run else {"execution_id": request.execution_id}
+        run_id = client.run_id if whole_run else ""
         began_s = time.monotonic()
-        answer = await client.cancel(grace_s=0, **target)
+        answer = await client.cancel(execution_id=request.execution_id, run_id=run_id, grace_s=0)
         _check(answer, (_CANCELLED, 1), what="Cancel with a grace of zero")
         await _check_cancelled(stream, _AT_ONCE_S)
         took_s = time.monotonic() - began_s

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from noa.testing.conformance.bench import Bench
 
-__all__ = ["CASES", "Case", "CaseResult", "NotApplicable", "Status", "Violation", "case", "expect"]
+__all__ = ["CASES", "Case", "CaseResult", "NotApplicable", "Status", "Unreachable", "Violation", "case", "expect"]
 
 Status: TypeAlias = Literal["passed", "failed", "skipped"]
 
 
 class Violation(Exception):
     """The agent did not do what the contract requires. The text says what was seen instead, as a sentence."""
+
+
+class Unreachable(Violation):
+    """The agent could not be launched or dialled, or did not come to serve. The text says what was seen."""
 
 
 class NotApplicable(Exception):

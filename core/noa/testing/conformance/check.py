@@ -12,7 +12,7 @@ import grpc.aio
 
 from noa.errors import UsageError
 from noa.testing.conformance.bench import Bench
-from noa.testing.conformance.case import CASES, Case, CaseResult, NotApplicable, Violation
+from noa.testing.conformance.case import CASES, Case, CaseResult, NotApplicable, Unreachable, Violation
 from noa.testing.conformance.report import Report
 from noa.testing.conformance.target import Target
 
@@ -40,6 +40,9 @@ class Checker:
 
     Args:
         target: The agent.
+
+    Raises:
+        UsageError: The agent's command is not there.
     """
 
     def __init__(self, target: Target) -> None:
@@ -56,6 +59,10 @@ class Checker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End every process. Idempotent."""
         await self._bench.close()
 
     async def run(self, case: Case) -> CaseResult:
@@ -71,7 +78,7 @@ class Checker:
 
     async def _judge(self, case: Case) -> CaseResult:
         limit_s = _CASE_LIMIT_S + self._target.start_timeout_s
-        known = self._bench.unreachable
+        known = bool(self._bench.unreachable)
         try:
             async with asyncio.timeout(limit_s):
                 if reason := await self._bench.missing(case.needs):
@@ -82,8 +89,8 @@ class Checker:
         except NotApplicable as reason:
             return CaseResult(case.id, "skipped", str(reason))
         except Violation as error:
-            if known and str(error) == self._bench.unreachable:
-                return CaseResult(case.id, "skipped", "the agent cannot be reached, as the first failed case says")
+            if known and isinstance(error, Unreachable):
+                return CaseResult(case.id, "skipped", "the agent cannot be reached, as a failed case says")
             seen = str(error)
         except TimeoutError:
             seen = f"the case was not over after {limit_s:g} s"

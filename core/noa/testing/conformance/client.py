@@ -175,8 +175,8 @@ class Client:
         self.limit_s = limit_s
         self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self.token = token
-        self.stub: Any = agent_service_pb2_grpc.AgentServiceStub(channel)  # type: ignore[no-untyped-call]
-        self.probes: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        self.stub: Any = agent_service_pb2_grpc.AgentServiceStub(channel)
+        self.probes: Any = health_pb2_grpc.HealthStub(channel)
         self.manifest: Any = pb.Manifest()
         self.capacity = 0
         self.work_action = "echo"
@@ -241,9 +241,15 @@ class Client:
         answer = await self.answer(f"grpc.health.v1 Check of {service!r}", self.probes.Check(request))
         return int(answer.status)
 
-    async def cancel(self, *, grace_s: float | None = None, within_s: float | None = None, **target: str) -> Any:
-        """What Cancel answers."""
-        request = pb.CancelRequest(**target, reason="conformance")
+    async def cancel(
+        self, *, execution_id: str = "", run_id: str = "", grace_s: float | None = None, within_s: float | None = None
+    ) -> Any:
+        """What Cancel of an execution or of a run answers."""
+        request = pb.CancelRequest(reason="conformance")
+        if run_id:
+            request.run_id = run_id
+        else:
+            request.execution_id = execution_id
         if grace_s is not None:
             request.grace.CopyFrom(Duration(nanos=int(grace_s * 1e9) % 10**9, seconds=int(grace_s)))
         return await self.answer("Cancel", self.stub.Cancel(request, metadata=self.metadata), within_s)

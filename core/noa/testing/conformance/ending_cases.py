@@ -194,6 +194,8 @@ async def _wait_draining(client: Client, process: AgentProcess) -> None:
 async def _left_of(children: list[int]) -> list[int]:
     """Which of these processes still run, after a moment in which a kill arrives."""
     end_s = time.monotonic() + SLACK_S
-    while (left := [pid for pid in children if not gone(pid)]) and time.monotonic() < end_s:
+    while True:
+        left = [pid for pid in children if not gone(pid)]
+        if not left or time.monotonic() > end_s:
+            return left
         await asyncio.sleep(_POLL_S)
-    return left

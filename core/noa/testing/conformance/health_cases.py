@@ -49,7 +49,9 @@ async def has_valid_schemas(bench: Bench) -> None:
                 jsonschema.Draft202012Validator.check_schema(client.schema(action.name, which))
             except jsonschema.SchemaError as error:
                 where = "/".join(map(str, error.absolute_path)) or "its root"
-                raise Violation(f"the {which} of action '{action.name}' is wrong at {where}: {error.message}") from error
+                raise Violation(
+                    f"the {which} of action '{action.name}' is wrong at {where}: {error.message}"
+                ) from error
 
 
 @case(
@@ -71,7 +73,9 @@ async def says_that_it_loads(bench: Bench) -> None:
         check_manifest(health.manifest)
         if still.status != pb.HEALTH_STATUS_STARTING:
             raise NotApplicable("the agent served before it could be asked for work")
-        expect(probe == health_pb2.HealthCheckResponse.NOT_SERVING, f"grpc.health.v1 said {probe} while it was STARTING")
+        expect(
+            probe == health_pb2.HealthCheckResponse.NOT_SERVING, f"grpc.health.v1 said {probe} while it was STARTING"
+        )
         check_overloaded(refused, "work while it was STARTING")
 
 
@@ -117,8 +121,8 @@ async def counts_what_goes_on(bench: Bench) -> None:
 @case(
     "health.stock",
     'grpc.health.v1 says SERVING while Health does, without a token, for "" and for noa.agent.v1.AgentService.',
-    advice="Register the standard health service beside the agent's, outside the check of the token, and set both names "
-    "whenever Health's status changes (Every call: grpc.health.v1).",
+    advice="Register the standard health service beside the agent's, outside the check of the token, and set both "
+    "names whenever Health's status changes (Every call: grpc.health.v1).",
 )
 async def agrees_with_stock_probes(bench: Bench) -> None:
     client = await bench.client()

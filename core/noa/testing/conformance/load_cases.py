@@ -34,14 +34,16 @@ async def does_many_at_once(bench: Bench) -> None:
         return isinstance(outputs, dict) and outputs.get("echo") == {"number": number, "sleep_s": 0.3}
 
     right = await asyncio.gather(*map(one, range(count)))
-    expect(all(right), f"of {count} executions at once {right.count(False)} had another one's answer, or none of theirs")
+    expect(
+        all(right), f"of {count} executions at once {right.count(False)} had another one's answer, or none of theirs"
+    )
 
 
 @case(
     "execute.capacity",
     "One execution more than `capacity` is failed(OVERLOADED, retryable, retry_after).",
-    advice="Count what goes on and refuse as data what is more than the announced capacity (Execute: more than capacity "
-    "executions).",
+    advice="Count what goes on and refuse as data what is more than the announced capacity (Execute: more than "
+    "capacity executions).",
     needs="echo.sleep_s",
 )
 async def keeps_its_capacity(bench: Bench) -> None:

@@ -108,9 +108,11 @@ class AgentProcess:
     async def wait_exit(self, within_s: float) -> int | None:
         """Its exit status; None where it has not ended in time."""
         end_s = time.monotonic() + within_s
-        while (status := self.status) is None and time.monotonic() < end_s:
+        while True:
+            status = self.status
+            if status is not None or time.monotonic() > end_s:
+                return status
             await asyncio.sleep(_POLL_S)
-        return status
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""

@@ -89,7 +89,9 @@ async def gives_large_outputs_by_reference(bench: Bench) -> None:
 
 def _check_artifact(client: Client, output: payload_pb2.Payload) -> None:
     if output.WhichOneof("value") != "artifact":
-        raise Violation(f"an output of more than {_LARGE_BYTES} bytes came inline; above {_INLINE_BYTES} it goes by reference")
+        raise Violation(
+            f"an output of more than {_LARGE_BYTES} bytes came inline; above {_INLINE_BYTES} it goes by reference"
+        )
     artifact = output.artifact
     expect(
         artifact.uri.startswith(client.artifact_prefix),

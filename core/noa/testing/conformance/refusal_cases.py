@@ -42,7 +42,7 @@ async def refuses_an_unknown_action(bench: Bench) -> None:
 @case(
     "execute.not-json",
     "An input that is no JSON object is accepted, then failed(INVALID_INPUT, not retryable).",
-    advice="Decode the input strictly: UTF-8, JSON, an object at its root; answer as data (Execute: input is not JSON).",
+    advice="Decode the input strictly: UTF-8, JSON, an object at its root; answer as data (Execute: not JSON).",
     needs="work",
 )
 async def refuses_what_is_no_json_object(bench: Bench) -> None:
@@ -125,7 +125,7 @@ async def wants_names(bench: Bench) -> None:
     client = await bench.client()
     for field in ("execution_id", "run_id", "action"):
         request = client.request(client.work_action, client.work_input)
-        request.ClearField(field)  # type: ignore[arg-type]  # one of three known names
+        request.ClearField(field)
         await _check_invalid(client, request, f"an empty {field}")
 
 
@@ -193,5 +193,6 @@ async def _check_invalid(client: Client, request: Any, what: str) -> None:
     status = await client.status(call.read())
     call.cancel()
     expect(
-        status is grpc.StatusCode.INVALID_ARGUMENT, f"{what} ended with the gRPC status {status.name}, not INVALID_ARGUMENT"
+        status is grpc.StatusCode.INVALID_ARGUMENT,
+        f"{what} ended with the gRPC status {status.name}, not INVALID_ARGUMENT",
     )

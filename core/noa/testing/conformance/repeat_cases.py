@@ -60,7 +60,8 @@ async def repeats(bench: Bench) -> None:
 @case(
     "execute.hang-up",
     "A client that hangs up does not end the work; it joins it again and gets the result.",
-    advice="Run the work apart from the call; do not derive its cancellation from the call's (Execute: client hangs up).",
+    advice="Run the work apart from the call; do not derive its cancellation from the call's (Execute: client "
+    "hangs up).",
     needs="echo.sleep_s",
 )
 async def goes_on_without_a_listener(bench: Bench) -> None:

@@ -38,8 +38,8 @@ async def accepts_first(bench: Bench) -> None:
 @case(
     "execute.terminal",
     "A stream has exactly one of completed or failed, as its last message, and ends with the status OK.",
-    advice="Send one terminal message, nothing after it, and end the call with OK, also where the work failed (Execute: "
-    "two terminal messages, or none).",
+    advice="Send one terminal message, nothing after it, and end the call with OK, also where the work failed "
+    "(Execute: two terminal messages, or none).",
     needs="work",
 )
 async def ends_once(bench: Bench) -> None:
@@ -81,7 +81,9 @@ def _check_fits(client: Client, name: str, outputs: Any) -> None:
         jsonschema.validate(outputs, client.schema(name, "output_schema"), cls=jsonschema.Draft202012Validator)
     except jsonschema.ValidationError as error:
         where = ".".join(map(str, error.absolute_path)) or "its root"
-        raise Violation(f"the output of '{name}' does not fit its output_schema at {where}: {error.message[:300]}") from error
+        raise Violation(
+            f"the output of '{name}' does not fit its output_schema at {where}: {error.message[:300]}"
+        ) from error
 
 
 @case(

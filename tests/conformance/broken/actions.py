@@ -205,12 +205,10 @@ class Actions:
         self.held.setdefault(run_id, []).append(child)
         return child.pid
 
-    def release(self, run_id: str) -> int:
-        """End what is held for a run, and return how much that was once it is gone."""
-        children = self.held.pop(run_id, [])
-        for child in children:
+    def release(self, run_id: str) -> None:
+        """End what is held for a run; it is gone when this returns."""
+        for child in self.held.pop(run_id, []):
             self.end_child(child)
-        return len(children)
 
     def end_child(self, child: subprocess.Popen[bytes]) -> None:
         """Its whole process group, and wait for it."""

@@ -24,6 +24,7 @@ __all__ = ["ReferenceAgent"]
 ID_LIMIT = 512
 GRACE_S = 5.0
 HEARTBEAT_S = 5.0
+MOMENT_S = 0.2  # what a kill takes to arrive, also where there is no grace
 
 
 class ReferenceAgent(Serving):
@@ -210,12 +211,13 @@ class ReferenceAgent(Serving):
         return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_ALREADY_FINISHED)
 
     async def cancel_run(self, run_id: str, why: WorkFailed, grace_s: float) -> pb.CancelResponse:
-        """Tell all of a run to end, release what is held, and answer once all that is done."""
+        """Tell all of a run to end, release what is held, and answer once all that is done or the grace is over."""
         executions = self.executions.of_run(run_id)
         if not executions and not self.work.held.get(run_id):
             return self.on_cancel_unknown(run_id)
         told = sum(self.executions.tell_to_end(execution, why, grace_s) for execution in executions)
-        released = await self.work.in_thread(self.work.release, run_id)
-        for execution in executions:
-            await execution.ended.wait()
-        return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_CANCELLED, cancelled=told + released)
+        held = len(self.work.held.get(run_id, ()))
+        ends = [asyncio.ensure_future(self.work.in_thread(self.work.release, run_id))]
+        ends += [asyncio.ensure_future(execution.ended.wait()) for execution in executions]
+        await asyncio.wait(ends, timeout=grace_s + MOMENT_S)
+        return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_CANCELLED, cancelled=told + held)

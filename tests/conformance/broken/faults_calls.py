@@ -166,7 +166,7 @@ class AnnouncesABrokenSchema(ReferenceAgent):
 class ProbesServeWhileLoading(ReferenceAgent):
     """Stock probes are told SERVING before it can work."""
 
-    load_s = 2.0
+    load_s = 4.0
 
     def probes_status(self) -> Any:
         return super().probes_status() if self.loaded else SERVING
@@ -176,7 +176,7 @@ class ProbesServeWhileLoading(ReferenceAgent):
 class IsNobodyWhileLoading(ReferenceAgent):
     """Health says STARTING without saying who it is."""
 
-    load_s = 2.0
+    load_s = 4.0
 
     def manifest(self) -> pb.Manifest:
         return super().manifest() if self.loaded else pb.Manifest()
@@ -186,7 +186,7 @@ class IsNobodyWhileLoading(ReferenceAgent):
 class WorksWhileLoading(ReferenceAgent):
     """Begins work before it can do it."""
 
-    load_s = 2.0
+    load_s = 4.0
 
     def refusal(self) -> WorkFailed | None:
         return super().refusal() if self.loaded else None

@@ -138,10 +138,8 @@ class ReleasesAtItsOwnEnd(Actions):
         super().__init__()
         self.kept: list[subprocess.Popen[bytes]] = []
 
-    def release(self, run_id: str) -> int:
-        children = self.held.pop(run_id, [])
-        self.kept += children
-        return len(children)
+    def release(self, run_id: str) -> None:
+        self.kept += self.held.pop(run_id, [])
 
     def release_all(self) -> None:
         super().release_all()

@@ -43,7 +43,7 @@ class HopesForNoPanic(ReferenceAgent):
         return failed(WorkFailed("INTERNAL", str(error), retryable=True))
 
 
-@fault("execute.panic:dies", "ended with status 101")
+@fault("execute.panic:dies", "unavailable")
 class DiesOfAPanic(Actions):
     """One execution's panic ends the process, and all others with it."""
 
@@ -208,7 +208,7 @@ class MixesUpAnswers(Actions):
         self.latest, self.going_on = inputs, self.going_on + 1
         try:
             output = await super().echo(execution, inputs)
-            return {"echo": self.latest} if self.going_on > 16 else output
+            return {"echo": self.latest} if self.going_on > 4 else output
         finally:
             self.going_on -= 1
 

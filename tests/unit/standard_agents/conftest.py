@@ -20,6 +20,11 @@ _AGENT_OF = {
     "post_processing": "worker",
     "persist_results": "storage",
     "send_alerts": "notification",
+    "survey": "deployment",
+    "distribute": "deployment",
+    "open_shard": "deployment",
+    "collect": "deployment",
+    "verify": "deployment",
 }
 
 

@@ -109,7 +109,7 @@ def test_page_of_an_empty_report() -> None:
     assert "Nothing to report." in page
 
 
-def test_plugin_declares_four_agents_and_imports_nothing_heavy() -> None:
+def test_plugin_declares_five_agents_and_imports_nothing_heavy() -> None:
     import subprocess
     import sys
 
@@ -120,4 +120,4 @@ def test_plugin_declares_four_agents_and_imports_nothing_heavy() -> None:
         "print([one.name for one in agents], [m for m in ('pyarrow', 'apprise', 'numpy', 'grpc') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['python', 'worker', 'storage', 'notification'] []"
+    assert done.stdout.strip() == "['python', 'worker', 'storage', 'deployment', 'notification'] []"

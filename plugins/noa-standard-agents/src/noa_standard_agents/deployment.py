@@ -208,6 +208,7 @@ class DeploymentAgent(Agent):
                 details={"expected": expected, "files": len(files), "skipped": len(skipped)},
             )
         files.sort(key=lambda one: one["path"])
+        _settle_equal_files(files)
         sizes = {one["gzip_path"]: one["gzip_bytes"] for one in files}
         totals = {
             "files": len(files),
@@ -296,6 +297,17 @@ def _listed(ctx: Context, value: Any) -> list[dict[str, Any]]:
     if artifact is not None:
         value = json.loads(ctx.artifacts.read(artifact))
     return list(value or [])
+
+
+def _settle_equal_files(files: list[dict[str, Any]]) -> None:
+    """Two workers that meet the same content at once both write its result; what lies there is what counts."""
+    seen: dict[str, int] = {}
+    for one in files:
+        path = one["gzip_path"]
+        if seen.setdefault(path, one["gzip_bytes"]) != one["gzip_bytes"]:
+            seen[path] = os.stat(path).st_size if os.path.exists(path) else seen[path]
+    for one in files:
+        one["gzip_bytes"] = seen[one["gzip_path"]]
 
 
 def _manifest(ctx: Context) -> Path:

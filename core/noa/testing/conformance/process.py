@@ -49,10 +49,9 @@ class AgentProcess:
         self.token = secrets.token_urlsafe(24)
         self.temporary.mkdir(mode=0o700)
         variables: dict[str, str | None] = {name: os.environ[name] for name in _ALLOWED if name in os.environ}
-        variables |= target.env
+        variables |= {"NOA_AGENT_CONFORMANCE": "1", **target.env}
         variables |= {
             "TMPDIR": str(self.temporary),
-            "NOA_AGENT_CONFORMANCE": "1",
             "NOA_AGENT_LISTEN": self.listen,
             "NOA_AGENT_TOKEN": self.token,
             "NOA_AGENT_PROTOCOL": "1",

@@ -26,6 +26,7 @@ class Target:
         address: `host:port` or `unix:/path`, where there is no command.
         token: That an agent at an address wants.
         env: Variables for a launched agent beside PATH, HOME, LANG, LC_ALL, TZ, a TMPDIR of its own, and NOA_AGENT_*.
+            Of these NOA_AGENT_CONFORMANCE may be given otherwise.
         cwd: Working folder of a launched agent; None is this process's.
         actions: Actions with an input that each ends well with, for an agent without `echo` or beside it.
         ca_file: Certificates that an agent at an address may be signed by; given, the call is made over TLS.

@@ -1,6 +1,6 @@
 //! A whole agent: one typed action that says how far it is and ends when it is cancelled.
 
-use noa_agent::{Agent, Context, Failure, JsonSchema, Progress};
+use noa_agent::{Agent, Context, Failure, JsonSchema, Progress, schemars};
 use serde::{Deserialize, Serialize};
 
 #[derive(Deserialize, JsonSchema)]
@@ -27,7 +27,7 @@ fn greet(context: &Context, input: Input) -> Result<Output, Failure> {
     Ok(Output { greetings })
 }
 
-/// Not served yet.
+/// For `main` and for tests.
 pub fn agent() -> Agent {
     Agent::new("hello", "1.0.0").blocking_action("greet", "Greets everyone by name", true, greet)
 }

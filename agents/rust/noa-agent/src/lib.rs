@@ -31,7 +31,8 @@
 //! ```
 //!
 //! Actions run on the author's tokio runtime. Calls are answered on a thread of their own, so the agent stays
-//! responsive while actions keep every core busy. Work that computes or blocks belongs into [`Context::blocking`].
+//! responsive while actions keep every core busy. Work that computes or blocks belongs into
+//! [`Agent::blocking_action`] or [`Context::blocking`]; with [`Agent::run`] the runtime is made too.
 
 mod agent;
 mod artifacts;

@@ -11,9 +11,12 @@ use harness::*;
 use noa_agent::proto::execute_response::Event;
 use serde_json::json;
 
+const SOURCE: &str = include_str!("../examples/hello.rs");
+
 #[test]
-fn an_author_writes_less_than_40_lines() {
-    assert!(include_str!("../examples/hello.rs").lines().count() < 40);
+fn an_author_writes_less_than_40_lines_and_reads_the_same_ones() {
+    assert!(SOURCE.lines().count() < 40);
+    assert!(include_str!("../../README.md").contains(SOURCE));
 }
 
 #[tokio::test]

@@ -39,25 +39,23 @@ struct Output {
     allocation: Allocation,
 }
 
-#[tokio::main]
-async fn main() {
+fn main() {
     tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();
     Agent::new("rust", env!("CARGO_PKG_VERSION"))
-        .action(
+        .blocking_action(
             "resource_allocation",
             "Reads the limits of the host and plans shards of a folder's files that fit them",
             true,
-            async |context: Context, input: Input| context.blocking(move |context| allocate(&context, &input)).await,
+            allocate,
         )
         .with_echo()
         .capacity(256)
-        .serve()
-        .await;
+        .run()
 }
 
-fn allocate(context: &Context, input: &Input) -> Result<Output, Failure> {
+fn allocate(context: &Context, input: Input) -> Result<Output, Failure> {
     let mut next_report = FILES_PER_REPORT;
-    let found = find(input, |found| {
+    let found = find(&input, |found| {
         if found.sizes.len() >= next_report {
             next_report += FILES_PER_REPORT;
             let (done, unit) = (Some(found.sizes.len() as u64), "files".into());
@@ -65,5 +63,5 @@ fn allocate(context: &Context, input: &Input) -> Result<Output, Failure> {
         }
         context.check()
     })?;
-    Ok(Output { allocation: plan(&found, Host::here(), input)? })
+    Ok(Output { allocation: plan(&found, Host::here(), &input)? })
 }

@@ -34,7 +34,8 @@ func worker(t *testing.T, args ...string) (cmd *exec.Cmd, stdin io.Closer, addre
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	address = "unix:" + filepath.Join(dir, "a.sock")
 	cmd = exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), "NOA_AGENT_LISTEN="+address, "NOA_AGENT_TOKEN="+agenttest.Token, "NOA_AGENT_PROTOCOL=1")
+	cmd.Env = append(os.Environ(), "NOA_AGENT_LISTEN="+address, "NOA_AGENT_TOKEN="+agenttest.Token, "NOA_AGENT_PROTOCOL=1",
+		"GORACE=atexit_sleep_ms=0") // the race detector would sleep for a second at the end
 	stdin, err = cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -184,7 +184,11 @@ def test_engine_killed_again_and_again_and_resumed_gives_the_same_result(noa: No
     process = noa.start("run", DEPLOYMENT, "--input", f"path={folder}", "--run-id", "killed")
     for done in (UNTIL_SPAWNED, UNTIL_SPAWNED + 6, UNTIL_SPAWNED + 12):
         noa.wait_for_events(done, "attempt_succeeded")
+        process.send_signal(signal.SIGSTOP)
         workers = descendants(process)
+        if not any(event["task"].startswith("cleanup/") for event in noa.events("task_scheduled")):
+            assert {each.pid for each in living_workers(noa)} == {w.pid for w in workers if w.name() in WORKERS}
+            assert done != UNTIL_SPAWNED or len(living_workers(noa)) == 4
         kill(process)
         assert wait_gone(workers) == [], "a worker ends with its engine"
         process = noa.start("resume", "killed", "--json")

@@ -21,13 +21,14 @@ from noa.model.events import (
     TaskScheduled,
     TaskSkipped,
 )
-from noa.model.execution import Log, Observation, Progress
+from noa.model.execution import Log, Observation, OutputChunk, Progress
 from noa.model.ids import TaskPath
 from noa.monitoring.progress import StageView, TaskView
 
 __all__ = ["LineWatch", "progress_text"]
 
 _PROGRESS_EVERY_MS = 5_000
+_OUTPUT_LINE = 2_000
 _MANY = 100
 """In a stage with more tasks than this, single tasks are told of only when they fail."""
 
@@ -38,7 +39,7 @@ class LineWatch(Watch):
     A task begins when its agent does: while it waits for a resource, a slot or the agent, nothing is said of it.
 
     Args:
-        verbose: Also every log line, and single tasks of large stages.
+        verbose: Also every log line, output as it is made, and single tasks of large stages.
     """
 
     def __init__(self, stream: IO[str], *, verbose: bool = False) -> None:
@@ -48,6 +49,7 @@ class LineWatch(Watch):
         self._told_ms: dict[str, int] = {}
         self._begun: dict[TaskPath, int] = {}
         self._waiting: set[TaskPath] = set()
+        self._output: dict[TaskPath, str] = {}
 
     def show_event(self, event: Event) -> None:
         for text in self._lines(event):
@@ -66,6 +68,8 @@ class LineWatch(Watch):
             self.write(
                 f"{clock_time(observation.at_ms or now_ms)} {task.path} {observation.level}: {text}", self._stream
             )
+        elif isinstance(observation, OutputChunk) and self._verbose:
+            self._show_output(task.path, observation.text)
         elif (
             isinstance(observation, Progress)
             and self._tells(task.stage)
@@ -73,6 +77,16 @@ class LineWatch(Watch):
         ):
             self._told_ms[task.path] = now_ms
             self.write(f"{clock_time(now_ms)} {task.path} {progress_text(observation)}", self._stream)
+
+    def _show_output(self, path: TaskPath, text: str) -> None:
+        """Show output by lines, however it came in pieces; a very long line is cut."""
+        *lines, rest = (self._output.pop(path, "") + text).split("\n")
+        if len(rest) > _OUTPUT_LINE:
+            lines, rest = [*lines, rest], ""
+        for line in lines:
+            self.write(f"{clock_time(self.now_ms)} {path} > {one_line(line, _OUTPUT_LINE)}", self._stream)
+        if rest:
+            self._output[path] = rest
 
     def _lines(self, event: Event) -> list[str]:
         model = self.model
@@ -98,6 +112,8 @@ class LineWatch(Watch):
     def _task_lines(self, event: Event, task: TaskView) -> list[str]:
         path = task.path
         begun = self._begun_unseen(event, task)
+        if path in self._output and (task.over or isinstance(event, AttemptFailed)):
+            self._show_output(path, "\n")
         if isinstance(event, AttemptFailed) or task.over:
             self._waiting.discard(path)
         if task.over:

@@ -27,6 +27,8 @@ AGENT_SERVICE = "noa.agent.v1.AgentService"
 LONG_S = 60
 """How long work sleeps that must not end by itself while a case looks at it."""
 
+_SETTLE_S = 1.0
+_POLL_S = 0.01
 _TERMINAL = ("completed", "failed")
 _numbers = itertools.count(1)
 
@@ -334,8 +336,14 @@ class Client:
         runs = self._held | {run for run, stream in self._streams if not stream.over}
         for _, stream in self._streams:
             stream.hang_up()
+        if not runs:
+            return
         for run in sorted(filter(None, runs)):
             await self.cancel(run_id=run, grace_s=0, within_s=3)
+        # What was told to end may need a moment; it must not count against the next case.
+        end_s = time.monotonic() + _SETTLE_S
+        while (await self.health()).in_flight and time.monotonic() < end_s:
+            await asyncio.sleep(_POLL_S)
 
     async def close(self) -> None:
         """Close the channel."""

@@ -48,7 +48,7 @@ class KnowsItNoMore(ReferenceAgent):
 
     def cancel_execution(self, execution_id: str, why: WorkFailed, grace_s: float) -> pb.CancelResponse:
         execution = self.executions.find(execution_id)
-        if execution is not None and execution.why is not None:
+        if execution is not None and execution.why is not None and execution.why.code == "CANCELLED":
             return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_UNKNOWN)
         return super().cancel_execution(execution_id, why, grace_s)
 
@@ -107,12 +107,14 @@ class CancelsEveryRun(Executions):
         return list(self.active.values())
 
 
-@fault("cancel.run:first", "count 1", "2 executions")
-class CancelsOneOfARun(Executions):
-    """Cancels one execution of the run."""
+@fault("cancel.run:count", "count 1", "2 executions")
+class CountsTheRun(ReferenceAgent):
+    """Counts the run and not its executions."""
 
-    def of_run(self, run_id: str) -> list[Execution]:
-        return super().of_run(run_id)[:1]
+    async def cancel_run(self, run_id: str, why: WorkFailed, grace_s: float) -> pb.CancelResponse:
+        answer = await super().cancel_run(run_id, why, grace_s)
+        answer.cancelled = min(answer.cancelled, 1)
+        return answer
 
 
 @fault("cancel.run:again", "second cancel of a run", "unknown")
@@ -177,13 +179,3 @@ class TakesNoGraceForEver(ReferenceAgent):
         if grace_s == 0 and execution_id in self.executions.active:
             return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_CANCELLED, cancelled=1)
         return super().cancel_execution(execution_id, why, grace_s)
-
-
-@fault("cancel.grace:run", "after its cancel", "nothing arrived")
-class TakesNoGraceForEverInARun(ReferenceAgent):
-    """Does not end a run's work where its grace is zero."""
-
-    async def cancel_run(self, run_id: str, why: WorkFailed, grace_s: float) -> pb.CancelResponse:
-        if grace_s == 0 and self.executions.of_run(run_id):
-            return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_CANCELLED, cancelled=1)
-        return await super().cancel_run(run_id, why, grace_s)

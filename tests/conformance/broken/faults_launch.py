@@ -119,7 +119,11 @@ class TakesWorkWhileDraining(ReferenceAgent):
         return None if self.draining else super().refusal()
 
 
-@fault("launch.sigterm-drains:health", "draining")
+@fault(
+    "launch.sigterm-drains:health",
+    "draining",
+    also={"launch.sigterm-twice": "it waits for DRAINING before it sends the second SIGTERM"},
+)
 class ServesWhileDraining(ReferenceAgent):
     """Health says SERVING after SIGTERM, while stock probes are told the truth."""
 
@@ -194,7 +198,12 @@ class WritesIntoAFullPipe(Actions):
         execution.stop.wait()
 
 
-@fault("launch.temporary", ".tmp-")
+@fault(
+    "launch.temporary:artifact",
+    ".tmp-",
+    "artifact_prefix",
+    also={"execute.output-reference": "it looks for temporary files below artifact_prefix too"},
+)
 class CopiesItsArtifacts(Payloads):
     """Leaves the temporary file beside the artifact."""
 
@@ -203,7 +212,7 @@ class CopiesItsArtifacts(Payloads):
         (target.parent.parent / f".tmp-{target.name}").write_bytes(data)
 
 
-@fault("launch.temporary:cancelled", "tmpdir")
+@fault("launch.temporary", "tmpdir", "scratch-")
 class ForgetsItsScratchFile(Actions):
     """Has a file in TMPDIR while it works, and forgets it when it is cancelled."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
 from typing import Any
 
 from noa.agent.v1 import agent_service_pb2 as pb
@@ -61,7 +60,11 @@ class HasNoTimeLeft(ReferenceAgent):
         super().on_work_done(execution, work)
 
 
-@fault("execute.deadline-missed", "deadline")
+@fault(
+    "execute.deadline-missed",
+    "sleeps past its deadline",
+    also={"cancel.finished": "it cancels, among others, an execution that its deadline has ended"},
+)
 class KnowsNoDeadline(ReferenceAgent):
     """Goes on after the deadline."""
 
@@ -86,50 +89,44 @@ class TakesThePastForNever(ReferenceAgent):
         return remaining_s if remaining_s > 0 else float("inf")
 
 
-@fault("execute.join", "joined")
-class DoesNotSayThatItJoined(ReferenceAgent):
-    """Says of work that goes on that it is new."""
-
-    def first_message(self, joined: bool) -> pb.ExecuteResponse:
-        return super().first_message(False)
-
-    async def Execute(  # noqa: N802
-        self, request: pb.ExecuteRequest, context: Any
-    ) -> AsyncIterator[pb.ExecuteResponse]:
-        ended = request.execution_id in self.executions.results
-        async for message in super().Execute(request, context):
-            if ended and message.WhichOneof("event") == "accepted":
-                yield super().first_message(True)
-            else:
-                yield message
-
-
-@fault("execute.join:twice", "done twice")
+@fault("execute.join", "done twice")
 class WorksTwiceAtOnce(ReferenceAgent):
     """Begins the work again while it goes on, and says that it joined."""
 
     def find(self, request: pb.ExecuteRequest) -> Execution | None:
-        if request.execution_id in self.executions.active:
+        if request.execution_id in self.executions.active and not self.draining:
             return self.begin(request)
         return super().find(request)
+
+
+class _Forgetful(ReferenceAgent):
+    """Keeps only those results that a Cancel has asked about."""
+
+    asked_for: set[str] = set()
+
+    def cancel_execution(self, execution_id: str, why: WorkFailed, grace_s: float) -> pb.CancelResponse:
+        self.asked_for.add(execution_id)
+        return super().cancel_execution(execution_id, why, grace_s)
+
+    def forgot(self, request: pb.ExecuteRequest) -> bool:
+        """Whether an execution has ended and its result is not kept."""
+        return request.execution_id in self.executions.results and request.execution_id not in self.asked_for
 
 
 @fault("execute.repeat", "has ended", "joined=false")
-class ForgetsAtOnce(ReferenceAgent):
+class ForgetsAtOnce(_Forgetful):
     """Forgets an execution when it has ended, and does the work again."""
 
     def find(self, request: pb.ExecuteRequest) -> Execution | None:
-        return self.executions.active.get(request.execution_id)
+        return None if self.forgot(request) else super().find(request)
 
 
 @fault("execute.repeat:work", "done twice")
-class WorksAgainAndSaysItJoined(ReferenceAgent):
+class WorksAgainAndSaysItJoined(_Forgetful):
     """Says that it repeats the result, and does the work again."""
 
     def find(self, request: pb.ExecuteRequest) -> Execution | None:
-        if request.execution_id in self.executions.results:
-            return self.begin(request)
-        return super().find(request)
+        return self.begin(request) if self.forgot(request) else super().find(request)
 
 
 @fault("execute.hang-up", "cancelled", "the client has gone")
@@ -183,8 +180,8 @@ class NamesFilesAsItLikes(Payloads):
 
     def write_artifact(self, data: bytes, prefix: str) -> Artifact:
         sha256 = hashlib.sha256(data).hexdigest()
-        self.write_file(data, self.path_of(prefix) / "out" / f"{sha256}.json")
-        return Artifact(uri=f"{prefix}out/{sha256}.json", size_bytes=len(data), sha256=sha256)
+        self.write_file(data, self.path_of(prefix) / "out" / sha256)
+        return Artifact(uri=f"{prefix}out/{sha256}", size_bytes=len(data), sha256=sha256)
 
 
 @fault("execute.output-reference:size", "size")

@@ -305,6 +305,21 @@ async def test_retire_ends_a_start_that_is_under_way(steered: Any, eventually: A
     assert replica.state == "idle"
 
 
+async def test_spawn_that_waits_ends_when_what_it_waits_for_is_retired(steered: Any, eventually: Any) -> None:
+    steered.broken("starting")
+    spawning = asyncio.create_task(steer(steered, "spawn", agent="broken"))
+    await eventually(lambda: "starting" in steered.states())
+    await steer(steered, "retire", agent="broken")
+    assert (await spawning)["replicas"] == []
+
+
+async def test_min_replicas_is_the_least_that_a_spawn_starts(steered: Any) -> None:
+    steered.factory.add({"pair": AgentDeclaration("pair", factory=Gated, min_replicas=2, max_replicas=3)})
+    assert len((await steer(steered, "spawn", agent="pair"))["replicas"]) == 2
+    assert len((await steer(steered, "scale", agent="pair", replicas=1))["replicas"]) == 2
+    assert (await steer(steered, "retire", agent="pair"))["replicas"] == []
+
+
 async def test_spawn_that_is_cancelled_leaves_its_hold_to_the_end_of_the_run(steered: Any, eventually: Any) -> None:
     steered.broken("starting")
     task = steered.task("factory", "spawn", inputs={"agent": "broken"})

@@ -191,14 +191,14 @@ class Pool:
         self._holds.hold(run, Hold(replicas, bool(keep)))
         if exactly:
             self._holds.need_no_more(run)
-        wanted = self.replicas[:replicas]
+        wanted = self.replicas[: max(replicas, self.declaration.min_replicas)]
         for replica in wanted:
             replica.begin()
         ending = self._shrink() if exactly else []
         if not wait:
             return
         try:
-            await self._until_serving(wanted)
+            await self._until_serving(wanted, run)
         except NoaError:
             self._holds.hold(run, before)
             self._shrink()
@@ -245,15 +245,13 @@ class Pool:
             replica.retire()
         return [replica for replica in self.replicas[wanted:] if replica.state == "draining"]
 
-    async def _until_serving(self, wanted: list[Supervisor]) -> None:
-        while True:
-            for replica in wanted:
-                if replica.state == "draining":
-                    return  # it was let go meanwhile
-                if not replica.hopeful:
-                    raise replica.start_error()
-            if all(replica.state == "serving" for replica in wanted):
-                return
+    async def _until_serving(self, wanted: list[Supervisor], run: RunId) -> None:
+        while any(replica.state != "serving" for replica in wanted):
+            if self._holds.wanted < len(wanted) or run not in self._holds:
+                return  # they were let go meanwhile
+            failed = next((replica for replica in wanted if not replica.hopeful), None)
+            if failed is not None:
+                raise failed.start_error()
             change = asyncio.get_running_loop().create_future()
             self._watchers.append(change)
             await change

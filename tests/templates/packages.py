@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAME = "word-counter"
 MODULE = "word_counter"
 NOA = (sys.executable, "-c", "import sys; from noa.cli import main; main(sys.argv[1:])")
-PROGRAMS = {"noa": "from noa.cli import main", "pytest": "from pytest import console_main as main"}
+PROGRAMS = {"noa": "from noa.cli import main", "pytest": "from pytest import main"}
 UV = (sys.executable, "-m", "uv")
 
 SIDECARS = {f"agent-{lang}": ("agent", NAME, "--lang", lang) for lang in ("python", "rust", "go")}

@@ -8,6 +8,8 @@
 `conformance_command` is a line, a list of words or a `noa.testing.conformance.Target`; or a dict of these by name, each
 of which then has its own tests. `conformance_only` may name cases by patterns such as ["cancel.*"]. A case that does
 not apply is a skipped test. The agent is launched once and used again, as by `noa agent check`.
+
+PYTEST_DONT_REWRITE: nothing is asserted here, and a test may import `ConformanceCase` without a warning.
 """
 
 from __future__ import annotations

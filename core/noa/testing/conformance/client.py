@@ -342,7 +342,9 @@ class Client:
             await self.cancel(run_id=run, grace_s=0, within_s=3)
         # What was told to end may need a moment; it must not count against the next case.
         end_s = time.monotonic() + _SETTLE_S
-        while (await self.health()).in_flight and time.monotonic() < end_s:
+        while time.monotonic() < end_s:
+            if not (await self.health()).in_flight:
+                return
             await asyncio.sleep(_POLL_S)
 
     async def close(self) -> None:

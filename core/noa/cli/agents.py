@@ -72,6 +72,8 @@ def _reached(agent: AgentDeclaration) -> str:
         return ", ".join(agent.addresses)
     if agent.command:
         return shlex.join(agent.command)
+    if agent.factory is None:
+        return "the engine itself"
     name = getattr(agent.factory, "__qualname__", None)
     return f"{agent.factory.__module__}.{name}" if name else repr(agent.factory)
 

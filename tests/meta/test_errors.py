@@ -21,7 +21,7 @@ REFERENCE = ROOT / "docs/errors.md"
 
 _CODE = re.compile(r"[A-Z][A-Z0-9]+(?:_[A-Z0-9]+)*")
 _OF_TWO_WORDS = re.compile(r"[A-Z][A-Z0-9]+(?:_[A-Z0-9]+)+")
-_ENVIRONMENT = re.compile(r"(?:NOA|CARGO|XDG|GRPC|LC|OMP|ORT|OPENBLAS|MKL|PYTHON)_[A-Z0-9_]+|NO_COLOR")
+_ENVIRONMENT = re.compile(r"(?:NOA|CARGO|XDG|GRPC|LC|OMP|ORT|OPENBLAS|MKL|PYTHON|SSL)_[A-Z0-9_]+|NO_COLOR")
 _ANSWERS_OF_HEALTH = {"NOT_SERVING"}
 _MAKES_A_FAILURE = re.compile(r"Failure|ActionFailed|_?problem|_?fatal|_?refuse|_?failure|_?failed|_?fail")
 _NATIVE_TEST = re.compile(r"(?:^|/)(?:tests?|target|agentpb|agenttest)/|_tests?\.(?:go|rs)$|/build\.rs$")

@@ -12,12 +12,18 @@ __all__ = ["noa_agents"]
 
 @hookimpl
 def noa_agents() -> Sequence[AgentDeclaration]:
-    """The agent `ai_model`."""
+    """The agents `ai_model` and `onnx`."""
     return [
         AgentDeclaration(
             "ai_model",
             kind="sidecar",
             command=(sys.executable, "-m", "noa_model_server"),
             description="Says what the content of files is, by a neural network.",
-        )
+        ),
+        AgentDeclaration(
+            "onnx",
+            kind="sidecar",
+            command=(sys.executable, "-m", "noa_model_server", "onnx"),
+            description="Runs any ONNX network that has a manifest over files.",
+        ),
     ]

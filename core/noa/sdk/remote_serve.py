@@ -24,7 +24,7 @@ from noa.errors import UsageError
 from noa.sdk.agent import Agent
 from noa.sdk.launch import Launch
 from noa.sdk.runner import ActionRunner
-from noa.sdk.server import Sidecar, prepare_process
+from noa.sdk.server import Sidecar, actions_for_testing, prepare_process
 from noa.sdk.tls_files import Pair, read_authorities, read_file, read_pair
 from noa.sdk.workshop import Workshop
 
@@ -82,7 +82,7 @@ def serve_remote(agent: Agent, arguments: Sequence[str], *, environment: Mapping
     Args:
         agent: The agent object.
         arguments: The command line after `MODULE:CLASS`.
-        environment: Where NOA_AGENT_TOKEN may stand; None is the process's.
+        environment: Where NOA_AGENT_TOKEN and NOA_AGENT_CONFORMANCE may stand; None is the process's.
 
     Returns:
         Exit status: 0 after a drain, 1 where it cannot listen. A second SIGTERM ends the process with 143 instead.
@@ -91,9 +91,10 @@ def serve_remote(agent: Agent, arguments: Sequence[str], *, environment: Mapping
         UsageError: The arguments or the files that they name are wrong.
         PluginError: The agent is declared wrongly.
     """
-    listen = RemoteListen.of_arguments(arguments, os.environ if environment is None else environment)
+    variables = os.environ if environment is None else environment
+    listen = RemoteListen.of_arguments(arguments, variables)
     prepare_process()
-    workshop = Workshop(ActionRunner(agent))
+    workshop = Workshop(ActionRunner(agent, also=actions_for_testing(variables)))
     workshop.start()
     return asyncio.run(_RemoteAgent(workshop, listen).run())
 

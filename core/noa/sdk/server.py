@@ -20,7 +20,7 @@ from noa.sdk.runner import ActionRunner
 from noa.sdk.service import AgentService
 from noa.sdk.workshop import Workshop
 
-__all__ = ["Sidecar", "prepare_process", "serve"]
+__all__ = ["Sidecar", "actions_for_testing", "prepare_process", "serve"]
 
 log = logging.getLogger("noa.sdk")
 MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024
@@ -60,13 +60,13 @@ def serve(agent: Agent, *, environment: Mapping[str, str] | None = None) -> int:
         print(f"noa agent {agent.name}: {error}", file=sys.stderr, flush=True)  # noqa: T201 - asked for by the contract
         return EXIT_USAGE
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    workshop = Workshop(ActionRunner(agent, also=_for_testing(variables)))
+    workshop = Workshop(ActionRunner(agent, also=actions_for_testing(variables)))
     workshop.start()
     watch_stdin(lambda: _abandoned(workshop))
     return asyncio.run(Sidecar(workshop, launch).run())
 
 
-def _for_testing(environment: Mapping[str, str]) -> list[Agent]:
+def actions_for_testing(environment: Mapping[str, str]) -> list[Agent]:
     """Who has the action that the contract prescribes for testing, where it is asked for."""
     if environment.get("NOA_AGENT_CONFORMANCE") != "1":
         return []

@@ -19,6 +19,13 @@ from noa.testing.conformance.target import Target
 __all__ = ["Checker", "check", "select_cases"]
 
 _CASE_LIMIT_S = 90.0
+_UNREACHABLE = (
+    "Listen where NOA_AGENT_LISTEN says, and let Health come to SERVING (Launch: started; Health: preparing)."
+)
+_NOT_DIALLED = (
+    "Look whether the agent runs and listens there, whether it wants TLS (--ca-file), and whether its Health says "
+    "SERVING (Health: can work)."
+)
 
 
 def select_cases(only: Sequence[str] = ()) -> list[Case]:
@@ -79,6 +86,7 @@ class Checker:
     async def _judge(self, case: Case) -> CaseResult:
         limit_s = _CASE_LIMIT_S + self._target.start_timeout_s
         known = bool(self._bench.unreachable)
+        advice = case.advice
         try:
             async with asyncio.timeout(limit_s):
                 if reason := await self._bench.missing(case.needs):
@@ -92,6 +100,8 @@ class Checker:
             if known and isinstance(error, Unreachable):
                 return CaseResult(case.id, "skipped", "the agent cannot be reached, as a failed case says")
             seen = str(error)
+            if isinstance(error, Unreachable) and "command" not in case.needs:
+                advice = _UNREACHABLE if self._target.command else _NOT_DIALLED
         except TimeoutError:
             seen = f"the case was not over after {limit_s:g} s"
         except grpc.aio.AioRpcError as error:
@@ -101,7 +111,7 @@ class Checker:
         except Exception as error:  # what an agent sent may be anything
             seen = f"the agent's answer could not be understood: {type(error).__name__}: {error}"
         message = f"{seen}\n{ended}" if (ended := self._bench.obituary()) else seen
-        return CaseResult(case.id, "failed", message, case.advice)
+        return CaseResult(case.id, "failed", message, advice)
 
 
 async def check(

@@ -131,10 +131,11 @@ class AgentProcess:
 
     def end(self) -> None:
         """Kill it with everything that it started, and remove its folder. Idempotent."""
-        self.note_children()
         self.close_stdin()
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        if self.status is None:  # else its id may be another's by now; what it left is found by its environment
+            self.note_children()
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
         for child in [*self._started.values(), *_launched_with(self.token)]:
             with suppress(psutil.Error):
                 child.kill()

@@ -24,6 +24,7 @@ log = logging.getLogger("noa.orchestration")
 
 _CONNECT_TIMEOUT_S = 10.0
 _ALIVE_S = 1.0
+_SETTLE_S = 0.1
 _PROBE_EVERY_S = 1.0
 _PROBE_S = 3.0
 _LOOPBACK = ("127.", "localhost:", "[::1]:", "unix:")
@@ -104,6 +105,8 @@ class RemoteConnection(GrpcConnection):
         except AgentLostError as error:
             # Not after a mere silence: that is for the watch over Health to judge.
             if error.parts.get("status") == "UNAVAILABLE":
+                # Calls that wait for the connection fail with it, each in its own words: that nothing was sent.
+                await asyncio.sleep(_SETTLE_S)
                 self._lose(f"{self._address} cannot be reached any more ({error.message})")
             return False
         except NoaError:

@@ -233,12 +233,17 @@ class Bench:
                 return
         client.begin_case()
 
-    def obituary(self) -> str:
-        """How the shared process has ended, where it has, for a message."""
+    async def obituary(self, *, expected: bool) -> str:
+        """How the shared process has ended, where it has, for a message.
+
+        Args:
+            expected: Whether a connection broke, so that the end is waited for a moment.
+        """
         process = self._shared.process if self._shared is not None else None
-        if process is None or process.status is None:
+        status = await process.wait_exit(SLACK_S if expected else 0) if process is not None else None
+        if process is None or status is None:
             return ""
-        return f"The agent's process had ended with status {process.status}. {process.last_lines()}".strip()
+        return f"The agent's process had ended with status {status}. {process.last_lines()}".strip()
 
     async def close(self) -> None:
         """End every process."""

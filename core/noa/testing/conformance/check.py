@@ -110,7 +110,8 @@ class Checker:
             raise
         except Exception as error:  # what an agent sent may be anything
             seen = f"the agent's answer could not be understood: {type(error).__name__}: {error}"
-        message = f"{seen}\n{ended}" if (ended := self._bench.obituary()) else seen
+        ended = await self._bench.obituary(expected="UNAVAILABLE" in seen)
+        message = f"{seen}\n{ended}" if ended else seen
         return CaseResult(case.id, "failed", message, advice)
 
 

@@ -33,7 +33,8 @@ class Agent:
     * `load(self)` prepares the agent before it takes work, such as loading a model. Health says STARTING meanwhile;
       what it raises makes the agent NOT_SERVING with that message.
     * `on_release(self, run_id)` gives up everything that is held for a run, which is over. Called for every run that
-      ends, also one that this agent never saw. May return how many things it released.
+      ends, also one that this agent never saw. May return how many things it released; where it raises, that is
+      logged and counts as one.
     """
 
     name: ClassVar[str] = ""

@@ -86,6 +86,12 @@ def test_an_agent_is_less_than_40_lines_of_its_authors_code(package: Package, te
     assert len(code) < 40
 
 
+@pytest.mark.parametrize("template", ["plugin-alert"])
+def test_a_package_that_is_installed_can_be_begun_anew_under_its_name(package: Package, tmp_path: Path) -> None:
+    package.call("noa", "new", "plugin", NAME, "--into", str(tmp_path / "anew"))
+    assert (tmp_path / "anew" / "pyproject.toml").is_file()
+
+
 @OF_EVERY
 def test_it_is_formatted_and_free_of_lint(package: Package, template: str) -> None:
     package.call("ruff", "check", ".")

@@ -65,10 +65,11 @@ class CancelsWhatHasEnded(ReferenceAgent):
 
 @fault("cancel.finished:result", "another result")
 class ForgetsTheResult(ReferenceAgent):
-    """Turns the result of what has ended into a cancellation."""
+    """Turns the result of work that had ended by itself into a cancellation."""
 
     def on_cancel_finished(self, execution: Execution) -> pb.CancelResponse:
-        execution.terminal = failed(WorkFailed("CANCELLED", "cancelled after the end"))
+        if execution.why is None:
+            execution.terminal = failed(WorkFailed("CANCELLED", "cancelled after the end"))
         return super().on_cancel_finished(execution)
 
 

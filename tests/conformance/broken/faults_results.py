@@ -42,7 +42,7 @@ class HopesForNoPanic(ReferenceAgent):
         return failed(WorkFailed("INTERNAL", str(error), retryable=True))
 
 
-@fault("execute.panic:dies", "unavailable")
+@fault("execute.panic:dies", "unavailable", "ended with status 101")
 class DiesOfAPanic(Actions):
     """One execution's panic ends the process, and all others with it."""
 

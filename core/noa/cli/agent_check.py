@@ -66,7 +66,7 @@ def check(ctx: click.Context, /, **given: Any) -> None:
       noa agent check -- python -m noa.sdk my_module:MyAgent
       noa agent check --only 'cancel.*' --only launch.stdin-end --command ./my-agent
       noa agent check --action resize --input '{"width": 10}' --command ./my-agent
-      noa agent check --address 10.0.0.7:7000 --token-env AGENT_TOKEN --ca-file ca.pem
+      noa agent check --address agents.example.org:7000 --token-env AGENT_TOKEN --ca-file ca.pem
       noa agent check --command ./my-agent --format junit --output conformance.xml
       noa agent check --list
 

@@ -80,7 +80,9 @@ def wild(behaviour: str, *only: str) -> Job:
 # The longest ones first.
 JOBS = {
     "never_listens": wild("never_listens", *(() if LONG else ("launch.unix", "calls.*", "execute.*"))),
-    "endless": replace(wild("endless", "health.manifest", "execute.terminal", "cancel.running"), alone=True),
+    "endless": replace(
+        wild("endless", "health.manifest", "execute.terminal", "cancel.running"), limit_s=3.0, alone=True
+    ),
     "hangs": wild("hangs", *(() if LONG else ("launch.tcp", "health.*", "execute.*"))),
     "says_nothing": wild("says_nothing", "launch.unix", "execute.*"),
     "speaks_http_1": wild("speaks_http_1", "launch.unix", "execute.*"),
@@ -271,7 +273,7 @@ def test_an_agent_that_never_listens_is_given_up(workshop: Workshop, job: str) -
 @asks("hangs", "says_nothing", "speaks_http_1")
 def test_a_program_that_answers_no_call_is_given_up(workshop: Workshop, job: str) -> None:
     report = workshop.report(job)
-    assert_nothing_passes(report, "health did not answer within 1 s")
+    assert_nothing_passes(report, "health")
     assert len(by_status(report, "skipped")) > len(report.results) / 2, told(report)
     assert report.seconds < 100
 

@@ -172,7 +172,7 @@ class NeedsNoTarget(ReferenceAgent):
         return pb.CancelResponse(outcome=pb.CANCEL_OUTCOME_UNKNOWN)
 
 
-@fault("cancel.grace", "after its cancel", "nothing arrived")
+@fault("cancel.grace", "after its cancel", "arrived")
 class TakesNoGraceForEver(ReferenceAgent):
     """Takes a grace of zero for time without end."""
 

@@ -185,7 +185,7 @@ class LosesWorkThatWritesMuch(Actions):
             raise BlockingIOError("the log is full")
 
 
-@fault("launch.output:hangs", "nothing arrived")
+@fault("launch.output:hangs", "arrived", "accepted")
 class WritesIntoAFullPipe(Actions):
     """Has its stderr go through a pipe of its own that nobody empties."""
 

@@ -30,6 +30,13 @@ from noa.sdk.workshop import Workshop
 
 __all__ = ["RemoteListen", "serve_remote"]
 
+_STREAMS_END_S = 30.0
+"""No engine waits for this process to end, and a result that is not read is work done for nothing."""
+
+_NOTICE_S = 2.5
+"""How long a drain takes at the least: engines ask Health every two seconds and then send their work elsewhere, whereas
+a call that meets a server on its way out is cut off."""
+
 _TOKEN_BYTES = 16
 """A token shorter than this can be guessed."""
 
@@ -100,9 +107,14 @@ def serve_remote(agent: Agent, arguments: Sequence[str], *, environment: Mapping
 
 
 class _RemoteAgent(Sidecar):
+    streams_end_s = _STREAMS_END_S
+
     def __init__(self, workshop: Workshop, listen: RemoteListen) -> None:
         super().__init__(workshop, Launch(listen.address, listen.token))
         self._remote = listen
+
+    async def linger(self) -> None:
+        await asyncio.sleep(_NOTICE_S)
 
     def listen(self, server: grpc.aio.Server) -> None:
         remote = self._remote

@@ -90,6 +90,9 @@ class Sidecar:
         launch: Where to listen, and the token.
     """
 
+    streams_end_s = _STREAMS_END_S
+    """How long clients may take to read the ends of their streams, after the work has ended."""
+
     def __init__(self, workshop: Workshop, launch: Launch) -> None:
         self._workshop = workshop
         self._launch = launch
@@ -100,6 +103,9 @@ class Sidecar:
     def listen(self, server: grpc.aio.Server) -> None:
         """Give the server its port. Raises RuntimeError where it cannot be had."""
         server.add_insecure_port(self._launch.listen)
+
+    async def linger(self) -> None:
+        """Wait as long as a drain takes at the least."""
 
     async def run(self) -> int:
         """Serve until `terminate`, then drain; the exit status."""
@@ -117,8 +123,8 @@ class Sidecar:
         loading = asyncio.create_task(self._load())
         await self._terminated.wait()
         loading.cancel()
-        await self._service.table.wait_idle()
-        await server.stop(_STREAMS_END_S)
+        await asyncio.gather(self._service.table.wait_idle(), self.linger())
+        await server.stop(self.streams_end_s)
         end_children()
         return 0
 

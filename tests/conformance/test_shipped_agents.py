@@ -16,9 +16,12 @@ pytest_plugins = ["noa.testing.pytest_plugin"]
 
 SHIPPED = {
     "rust": ["noa-rust-agent"],
+    "rust-worker": ["noa-rust-worker"],
     "go": ["noa-go-agent"],
+    "go-worker": ["noa-go-worker"],
     "python": [sys.executable, "-m", "noa.sdk", "noa.sdk.echo:EchoAgent"],
     "model-server": [sys.executable, "-m", "noa_model_server"],
+    "onnx": [sys.executable, "-m", "noa_model_server", "onnx"],
 }
 # An agent serves at once or loads first, and announces a capacity or none; all else applies to every one of them.
 MAY_NOT_APPLY = {"health.loading", "execute.capacity", "execute.overloaded-again"}

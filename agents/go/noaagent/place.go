@@ -28,7 +28,7 @@ func filePath(uri string) (string, error) {
 
 // LocalPath is the absolute path that an input names: by a file:/// URI of this machine, or as a path.
 func LocalPath(named string) (string, error) {
-	if strings.HasPrefix(named, "file:") {
+	if strings.HasPrefix(named, "file:") || strings.Contains(named, "://") {
 		return filePath(named)
 	}
 	return filepath.Abs(named)

@@ -301,6 +301,7 @@ func TestInputsThatCannotBeDoneFail(t *testing.T) {
 		"path":     {compress.Input{Files: []compress.File{{}}}, "INVALID_INPUT", `"files[0].path"`},
 		"root":     {compress.Input{Files: []compress.File{}, Root: new("file://elsewhere/x")}, "INVALID_INPUT", `"root"`},
 		"output":   {compress.Input{Files: []compress.File{}, OutputDir: new("file:x")}, "INVALID_INPUT", `"output_dir"`},
+		"far away": {compress.Input{Files: []compress.File{}, OutputDir: new("s3://bucket/x")}, "INVALID_INPUT", `"output_dir"`},
 		"no place": {compress.Input{Files: []compress.File{}, OutputDir: new(filepath.Join(file, "x"))}, "OUTPUT_NOT_WRITABLE", file},
 	} {
 		failure := agenttest.Failure(t, r.Execute(t, request(t, name, c.in)))

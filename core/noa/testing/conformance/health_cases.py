@@ -21,6 +21,7 @@ __all__: list[str] = []
 _ANSWER_S = 0.1
 _WORST_S = 2.0
 _ASKED = 20
+_ROUNDS = 3
 _POLL_S = 0.02
 _COUNT_S = 5.0
 
@@ -81,7 +82,8 @@ async def says_that_it_loads(bench: Bench) -> None:
 
 @case(
     "health.busy",
-    "Health answers within 100 ms while executions burn all cores (median of 20), and never later than 2 s.",
+    "Health answers within 100 ms while executions burn all cores (median of 20), and never later than 2 s. One of "
+    "three rounds must hold, as the machine may be busy with something else.",
     advice="Let actions run in threads or processes apart from the event loop or thread that serves calls (Health: "
     "actions keep every core busy).",
     needs="echo.burn_s",
@@ -90,15 +92,17 @@ async def answers_while_it_is_busy(bench: Bench) -> None:
     client = await bench.client()
     count = min(os.cpu_count() or 1, client.capacity or 64, 64)
     await asyncio.gather(*(client.begin(client.echo(burn_s=LONG_S)) for _ in range(count)))
-    took = []
-    for _ in range(_ASKED):
-        began_s = time.monotonic()
-        await client.health()
-        took.append(time.monotonic() - began_s)
-    median, worst = statistics.median(took), max(took)
-    seen = f"while {count} executions burned the cores, Health took {median * 1000:.0f} ms in the median of {_ASKED}"
-    expect(median < _ANSWER_S, seen)
-    expect(worst < _WORST_S, f"{seen}, and {worst:.1f} s once")
+    for left in reversed(range(_ROUNDS)):
+        took = []
+        for _ in range(_ASKED):
+            began_s = time.monotonic()
+            await client.health()
+            took.append(time.monotonic() - began_s)
+        median, worst = statistics.median(took), max(took)
+        if median < _ANSWER_S and worst < _WORST_S:
+            break
+        seen = f"while {count} executions burned the cores, Health took {median * 1000:.0f} ms in the median of {_ASKED}"
+        expect(left > 0, f"{seen}, and {worst:.1f} s at the worst")
 
 
 @case(

@@ -77,19 +77,19 @@ def wild(behaviour: str, *only: str) -> Job:
     return Job((*WILD, behaviour), only, limit_s=1.0)
 
 
-# The longest ones first.
+# First what is done alone, then the longest ones.
 JOBS = {
-    "never_listens": wild("never_listens", *(() if LONG else ("launch.unix", "calls.*", "execute.*"))),
+    "busy": Job(REFERENCE, ("health.busy",), alone=True),
     "endless": replace(
         wild("endless", "health.manifest", "execute.terminal", "cancel.running"), limit_s=3.0, alone=True
     ),
+    "never_listens": wild("never_listens", *(() if LONG else ("launch.unix", "calls.*", "execute.*"))),
     "hangs": wild("hangs", *(() if LONG else ("launch.tcp", "health.*", "execute.*"))),
     "says_nothing": wild("says_nothing", "launch.unix", "execute.*"),
     "speaks_http_1": wild("speaks_http_1", "launch.unix", "execute.*"),
     "garbles": wild("garbles", "health.manifest", "execute.terminal"),
     "exits": wild("exits"),
     "reference": Job(REFERENCE, tuple(case for case in CASES if case not in {"health.busy", "health.loading"})),
-    "busy": Job(REFERENCE, ("health.busy",), alone=True),
     "loading": Job((*REFERENCE, "--load-s", "4"), ("health.loading",)),
     **{
         name: Job((*REFERENCE, "--fault", name), cases_for(fault))

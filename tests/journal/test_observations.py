@@ -131,3 +131,23 @@ def test_threads_may_add_at_once(tmp_path: Path) -> None:
     for number in range(4):
         assert numbers(store.read(f"run-{number}", limit=2_000)) == list(range(1_000))
     store.close()
+
+
+def test_large_pieces_of_output_are_bounded_in_memory_and_on_disk(tmp_path: Path) -> None:
+    store = ObservationStore(tmp_path / "seen.db", max_queued_bytes=1_000_000, max_bytes=2_000_000)
+    for number in range(200):
+        store.add("r", "s/t", 1, OutputChunk(f"{number:04}" + "x" * 100_000), number)
+        assert store._queued_bytes <= 1_000_000
+        if number % 5 == 0:
+            store.flush()
+    found = [entry.observation.text[:4] for entry in store.read("r")]
+    assert found[-1] == "0199", "the newest are kept"
+    assert found == sorted(found)
+    assert 1_000_000 < len(found) * 100_000 < 2_000_000
+    assert store.dropped("r") == 200 - len(found)
+    store.close()
+    again = ObservationStore(tmp_path / "seen.db", max_bytes=1_000_000)
+    again.add("r", "s/t", 1, OutputChunk("last"), 201)
+    assert [entry.observation.text for entry in again.read("r")][-1] == "last"
+    assert len(again.read("r")) <= 10
+    again.close()

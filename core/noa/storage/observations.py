@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from noa.errors import JournalError
-from noa.model.execution import Observation
+from noa.model.execution import Log, Observation, OutputChunk, Progress
 from noa.storage.connection import connect, file_path, journal_error
 
 __all__ = ["ObservationRecord", "ObservationStore"]
@@ -54,14 +54,28 @@ class ObservationStore:
             observations are then dropped and counted.
         max_rows: Kept for each run.
         max_queued: Waiting for the disk, over all runs.
+        max_queued_bytes: Of their texts, likewise.
+        max_bytes: On disk for each run.
 
     Safe to use from any thread. `add` never blocks on the disk.
     """
 
-    def __init__(self, path: str | Path, *, max_rows: int = 20_000, max_queued: int = 10_000) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        max_rows: int = 20_000,
+        max_queued: int = 10_000,
+        max_queued_bytes: int = 32 << 20,
+        max_bytes: int = 128 << 20,
+    ) -> None:
         self.path = file_path(str(path), "sqlite")
         self._max_rows = max_rows
         self._max_queued = max_queued
+        self._max_queued_bytes = max_queued_bytes
+        self._queued_bytes = 0
+        self._max_bytes = max_bytes
+        self._bytes: dict[str, int] = {}  # on disk, of the runs that this store wrote to
         self._queue: deque[_Item] = deque()
         self._lost: Counter[str] = Counter()  # dropped, not yet in the file
         self._lock = threading.Lock()  # queue and counts; never held over I/O
@@ -78,16 +92,19 @@ class ObservationStore:
             if self._ending:
                 self._lost[run_id] += 1
                 return
-            if len(self._queue) >= self._max_queued:
-                self._lost[self._queue.popleft()[0]] += 1
             self._queue.append((run_id, task, attempt, observation, at_ms))
+            self._queued_bytes += _size(observation)
+            while len(self._queue) > self._max_queued or self._queued_bytes > self._max_queued_bytes:
+                dropped = self._queue.popleft()
+                self._lost[dropped[0]] += 1
+                self._queued_bytes -= _size(dropped[3])
             waiting = len(self._queue)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="noa-observations", daemon=True)
                 self._thread.start()
         if waiting == 1:
             self._some.set()
-        elif waiting >= _BATCH:
+        elif waiting >= _BATCH or self._queued_bytes > self._max_queued_bytes // 4:
             self._enough.set()
 
     def read(
@@ -152,6 +169,7 @@ class ObservationStore:
         with self._lock:
             items = list(self._queue)
             self._queue.clear()
+            self._queued_bytes = 0
             lost, self._lost = self._lost, Counter()
         if not items and not lost:
             return
@@ -170,16 +188,19 @@ class ObservationStore:
                 self._lost.update(item[0] for item in items)
 
     def _store(self, connection: sqlite3.Connection, items: list[_Item], lost: Counter[str]) -> None:
+        rows = [(run_id, task, attempt, at_ms, _encode(body)) for run_id, task, attempt, body, at_ms in items]
         connection.executemany(
-            "INSERT INTO observations (run_id, task, attempt, at_ms, body) VALUES (?, ?, ?, ?, ?)",
-            [(run_id, task, attempt, at_ms, _encode(body)) for run_id, task, attempt, body, at_ms in items],
+            "INSERT INTO observations (run_id, task, attempt, at_ms, body) VALUES (?, ?, ?, ?, ?)", rows
         )
         added = Counter(item[0] for item in items)
+        grown: Counter[str] = Counter()
+        for row in rows:
+            grown[row[0]] += len(row[4])
         for run_id in added.keys() | lost.keys():
             row = connection.execute("SELECT kept, dropped FROM totals WHERE run_id = ?", (run_id,)).fetchone()
             kept, dropped = row or (0, 0)
             kept += added[run_id]
-            excess = max(0, kept - self._max_rows)
+            excess = max(0, kept - self._max_rows, self._too_many(connection, run_id, grown[run_id]))
             if excess:
                 connection.execute(
                     "DELETE FROM observations WHERE id IN "
@@ -190,6 +211,26 @@ class ObservationStore:
                 "INSERT OR REPLACE INTO totals VALUES (?, ?, ?)",
                 (run_id, kept - excess, dropped + excess + lost[run_id]),
             )
+
+    def _too_many(self, connection: sqlite3.Connection, run_id: str, grown: int) -> int:
+        """How many of the oldest must go so that the run's bodies fit, with some room so that it is not asked often."""
+        of_run = "FROM observations WHERE run_id = ?"
+        if run_id not in self._bytes:
+            (found,) = connection.execute(f"SELECT coalesce(sum(length(body)), 0) {of_run}", (run_id,)).fetchone()
+            self._bytes[run_id] = found
+        else:
+            self._bytes[run_id] += grown
+        if self._bytes[run_id] <= self._max_bytes:
+            return 0
+        left = connection.execute(f"SELECT sum(length(body)) {of_run}", (run_id,)).fetchone()[0]
+        count = 0
+        for (length,) in connection.execute(f"SELECT length(body) {of_run} ORDER BY id", (run_id,)):
+            if left <= self._max_bytes * 3 // 4:
+                break
+            left -= length
+            count += 1
+        self._bytes[run_id] = left
+        return count
 
     def _opened(self) -> sqlite3.Connection:
         if self._closed:
@@ -205,3 +246,10 @@ class ObservationStore:
                 raise
             self._connection = connection
         return self._connection
+
+
+def _size(observation: Observation) -> int:
+    """Characters of its text, which is what can be long."""
+    if isinstance(observation, OutputChunk):
+        return len(observation.text)
+    return len(observation.message) if isinstance(observation, Log | Progress) else 0

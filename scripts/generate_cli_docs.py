@@ -28,9 +28,20 @@ def render() -> str:
     for name in COMMANDS:
         command = app.get_command(context, name)
         assert command is not None
-        child = click.Context(command, info_name=name, parent=context, terminal_width=100)
-        parts.append(f"\n## noa {name}\n\n```\n{command.get_help(child).rstrip()}\n```\n")
+        parts += _sections(command, name, context)
     return "".join(parts)
+
+
+def _sections(command: click.Command, name: str, parent: click.Context) -> list[str]:
+    """A command and, below it, those of a group."""
+    context = click.Context(command, info_name=name, parent=parent, terminal_width=100)
+    made = [f"\n## {context.command_path}\n\n```\n{command.get_help(context).rstrip()}\n```\n"]
+    if isinstance(command, click.Group):
+        for below in command.list_commands(context):
+            found = command.get_command(context, below)
+            assert found is not None
+            made += _sections(found, below, context)
+    return made
 
 
 def main() -> int:

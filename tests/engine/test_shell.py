@@ -311,8 +311,27 @@ async def test_large_outputs_go_to_the_artifact_store(setup: Setup, compile_stag
     assert outputs is not None
     assert outputs["small"] == 1
     reference = outputs["large"]["$artifact"]
-    assert reference["content_type"] == "application/json"
+    assert reference["content_type"] == "application/vnd.noa.value+json"
     assert reference["size_bytes"] == 400_002
+
+
+async def test_an_agent_gets_a_large_output_as_the_value_that_it_was(setup: Setup, compile_stages: Compile) -> None:
+    engine = await setup.engine()
+    foreign = {
+        "$artifact": {"uri": "file:///x", "size_bytes": 1, "sha256": "0" * 64, "content_type": "application/json"}
+    }
+    large = [f"item {number}" for number in range(40_000)]
+    setup.agents.answers = {"x": give(small=1, large=large, foreign=foreign), "y": give()}
+    inputs = {"given": {"deep": ["${{ tasks.x.outputs.large }}", "${{ tasks.x.outputs }}"]}}
+    stage = chain("x", "y")
+    stage["tasks"][1]["inputs"] = inputs
+    plan = compile_stages(stage)
+    state = await (await engine.start(plan)).wait()
+    assert state.status == "succeeded"
+    whole = {"small": 1, "large": large, "foreign": foreign}
+    assert setup.agents.asked[1].inputs == {"given": {"deep": [large, whole]}}, "other references stay"
+    kept = str(setup.seen[-1]) + "".join(str(event) for _, _, event in setup.seen)
+    assert "item 39999" not in kept, "the journal has references only"
 
 
 async def test_outputs_that_are_not_json_fail_the_attempt(setup: Setup, compile_stages: Compile) -> None:

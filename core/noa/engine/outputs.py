@@ -9,7 +9,7 @@ import msgspec
 from noa.model.execution import Outcome, Succeeded
 from noa.model.failure import Failure
 from noa.model.ids import TaskPath
-from noa.model.payload import ARTIFACT_KEY, INLINE_LIMIT_BYTES
+from noa.model.payload import ARTIFACT_KEY, INLINE_LIMIT_BYTES, KEPT_VALUE, Artifact
 from noa.plugin import ArtifactStore
 
 __all__ = ["OutputKeeper"]
@@ -23,8 +23,8 @@ _decode = msgspec.json.Decoder().decode
 class OutputKeeper:
     """Turns what an agent gave into what the journal keeps.
 
-    Outputs above 256 KiB keep their small fields; each field above 4 KiB becomes an artifact of type
-    `application/json`, which the SDKs read where a task takes it as input.
+    Outputs above 256 KiB keep their small fields; each field above 4 KiB becomes an artifact of the type KEPT_VALUE,
+    which is put back in its place before an agent gets it.
     """
 
     def __init__(self, artifacts: ArtifactStore) -> None:
@@ -44,12 +44,30 @@ class OutputKeeper:
             return Succeeded(self._spill(outcome.outputs), outcome.metrics)
         return outcome
 
+    def whole(self, value: Any) -> Any:
+        """Inputs with what was kept by reference back in its place; the same object where nothing was.
+
+        Raises:
+            ArtifactError: A value is missing or damaged.
+        """
+        if type(value) is dict:
+            if ARTIFACT_KEY in value:
+                artifact = Artifact.from_json(value)
+                kept = artifact is not None and artifact.content_type == KEPT_VALUE
+                return _decode(self._artifacts.get(artifact)) if artifact is not None and kept else value
+            made = {name: self.whole(part) for name, part in value.items()}
+            return value if all(made[name] is value[name] for name in value) else made
+        if type(value) is list:
+            parts = [self.whole(part) for part in value]
+            return value if all(new is old for new, old in zip(parts, value, strict=True)) else parts
+        return value
+
     def _spill(self, outputs: dict[str, Any]) -> dict[str, Any]:
         kept: dict[str, Any] = {}
         for name, value in outputs.items():
             data = _encode(value)
             if len(data) > _SMALL_BYTES and not (isinstance(value, dict) and ARTIFACT_KEY in value):
-                kept[name] = self._artifacts.put(data, "application/json").to_json()
+                kept[name] = self._artifacts.put(data, KEPT_VALUE).to_json()
             else:
                 kept[name] = _decode(data)
         return kept

@@ -233,9 +233,12 @@ class LiveRun:
         try:
             if workflow is None:
                 given = assignment
-                if plan.secrets:
-                    inputs = fill(plan.inputs, assignment.inputs, secrets.value)
-                    given = msgspec.structs.replace(assignment, inputs=inputs)
+                if assignment.inputs:
+                    inputs = self._outputs.whole(assignment.inputs)
+                    if plan.secrets:
+                        inputs = fill(plan.inputs, inputs, secrets.value)
+                    if inputs is not assignment.inputs:
+                        given = msgspec.structs.replace(assignment, inputs=inputs)
                 outcome: Outcome = await self._dispatcher.execute(given, observe)
             else:
                 outcome = await self._sub_workflows.execute(self, assignment, workflow)

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-__all__ = ["ARTIFACT_KEY", "INLINE_LIMIT_BYTES", "Artifact", "Json", "iter_artifacts"]
+__all__ = ["ARTIFACT_KEY", "INLINE_LIMIT_BYTES", "KEPT_VALUE", "Artifact", "Json", "iter_artifacts"]
 
 Json: TypeAlias = Any
 """A JSON value: None, bool, int, float, str, list or dict with string keys."""
@@ -19,6 +19,10 @@ INLINE_LIMIT_BYTES = 256 * 1024
 """A payload above this size travels by reference."""
 
 ARTIFACT_KEY = "$artifact"
+
+KEPT_VALUE = "application/vnd.noa.value+json"
+"""Type of a value that the engine itself keeps by reference, because the journal would not hold it; agents get the
+value."""
 
 
 class Artifact(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from noa.definitions import ExpressionError, ExpressionText, Scope, TaskList
 from noa.errors import NoaError
 from noa.model.events import Block
+from noa.model.payload import ARTIFACT_KEY
 from noa.plugin.interfaces import BlockView, Opening, StageType, StageView, TemplateSpec
 from noa.stages.conditions import holds
 
@@ -95,7 +96,13 @@ class LoopStage(StageType):
             return self._next_turn(stage, 0, None)
         items = stage.evaluate(options["for_each"])
         if not isinstance(items, list):
-            raise ExpressionError(f"stage '{stage.plan.name}': for_each gave {type(items).__name__}, expected a list",
+            got = type(items).__name__
+            if isinstance(items, dict) and ARTIFACT_KEY in items:
+                got = (
+                    "a reference to an artifact: outputs above 256 KiB are kept outside of the journal. Let the task "
+                    "give fewer or smaller items, such as references or the bounds of parts"
+                )
+            raise ExpressionError(f"stage '{stage.plan.name}': for_each expected a list, got {got}",
                                   stage=stage.plan.name)  # fmt: skip
         most = options["max_iterations"] or DEFAULT_MAX_ITERATIONS
         if len(items) > most:

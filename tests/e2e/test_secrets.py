@@ -86,7 +86,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "leaky.py").write_text(AGENT)
     (tmp_path / "plugin.py").write_text(PLUGIN)
     for agent in ("inside", "outside"):
-        # A sidecar writes outputs above 256 KiB itself, as it writes any file; the engine keeps those of its own agents.
+        # A sidecar writes outputs above 256 KiB itself, as any file; the engine keeps those of its own agents.
         size = 20_000 if agent == "inside" else 2_000
         text = WORKFLOW.format(python=sys.executable, folder=tmp_path, agent=agent, size=size)
         (tmp_path / f"{agent}.yaml").write_text(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import threading
 from collections import deque
@@ -55,7 +56,9 @@ class ThreadPool:
                 result = variables.run(call)
             except BaseException as error:  # handed to who waits
                 raised = error
-            loop.call_soon_threadsafe(_settle, finished, result, raised)
+            # A loop that was closed meanwhile has nobody who waits; the thread goes on to other calls.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_settle, finished, result, raised)
 
         self.submit(work)
         return await finished

@@ -199,7 +199,7 @@ class ComputesWhereItAnswers(Actions):
     async def wait(self, execution: Execution, sleep_s: float, burn_s: float, progress: int) -> None:
         end = time.monotonic() + burn_s
         while time.monotonic() < end:
-            self.burn(execution, 0.05)
+            self.burn(execution, 0.012)
             await asyncio.sleep(0)
         await super().wait(execution, sleep_s, 0, progress)
 

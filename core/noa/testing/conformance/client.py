@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import time
 from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -72,6 +74,8 @@ class Stream:
             raise Violation(f"nothing arrived on the stream of Execute for {limit_s:g} s {self.seen}") from None
         except grpc.aio.AioRpcError as error:
             raise Violation(f"Execute ended with the gRPC status {_status(error)} {self.seen}") from error
+        if message is None:  # what grpc gives for bytes that it cannot read
+            raise Violation(f"what arrived on the stream of Execute is no ExecuteResponse of the protos, {self.seen}")
         if message is grpc.aio.EOF:
             self.closed = True
             return None
@@ -108,7 +112,10 @@ class Stream:
             left_s = end_s - time.monotonic()
             if left_s <= 0:
                 raise Violation(f"no terminal message arrived within {limit_s:g} s {self.seen}")
-            message = await self.next(min(left_s, self._limit_s) if within_s is None else left_s)
+            try:
+                message = await asyncio.wait_for(self.next(limit_s), left_s)
+            except TimeoutError:
+                continue
             if message is None:
                 raise Violation(f"the stream of Execute ended without completed or failed, {self.seen}")
             if message.WhichOneof("event") in _TERMINAL:
@@ -121,7 +128,8 @@ class Stream:
             left_s = end_s - time.monotonic()
             if left_s <= 0:
                 raise Violation(f"the stream of Execute did not end within {self._limit_s:g} s {self.seen}")
-            await self.next(left_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.next(), left_s)
 
     def hang_up(self) -> None:
         """End the call from the caller's side."""
@@ -142,7 +150,7 @@ def outputs_of(terminal: Any) -> Any:
         return {}
     if kind == "artifact":
         try:
-            data = Path(output.artifact.uri.removeprefix("file://")).read_bytes()
+            data = Path(unquote(output.artifact.uri.removeprefix("file://"))).read_bytes()
         except OSError as error:
             raise Violation(f"the output's artifact {output.artifact.uri} cannot be read: {error}") from error
     else:
@@ -217,11 +225,14 @@ class Client:
         """
         limit_s = self.limit_s if within_s is None else within_s
         try:
-            return await asyncio.wait_for(call, limit_s)
+            answered = await asyncio.wait_for(call, limit_s)
         except TimeoutError:
             raise Violation(f"{name} did not answer within {limit_s:g} s") from None
         except grpc.aio.AioRpcError as error:
             raise Violation(f"{name} ended with the gRPC status {_status(error)}") from error
+        if answered is None:  # what grpc gives for bytes that it cannot read
+            raise Violation(f"what {name} answered is not the message that the protos say")
+        return answered
 
     async def status(self, call: Awaitable[Any]) -> grpc.StatusCode:
         """The status that a call ends with; for a stream, give its first read."""

@@ -7,11 +7,12 @@ import getpass
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from noa.definitions import agent_declaration, load_plan
+from noa.definitions import agent_declaration, load_plan, with_secrets
 from noa.engine.engine import Engine, Running
 from noa.engine.ports import EventObserver, TaskObserver
 from noa.engine.state import RunState
@@ -138,6 +139,7 @@ class Runtime:
         self._host = host_resources()
         self._vault = SecretVault(self.settings.secrets)
         self._queued: set[tuple[RunId, TaskPath, int]] = set()
+        self._masking_logs = ExitStack()
 
     @property
     def journal(self) -> Journal:
@@ -189,6 +191,7 @@ class Runtime:
             artifacts=artifacts,
             resources=self._ledger,
             mask=self._vault.mask,
+            ready=lambda declaration: with_secrets(declaration, self._vault.value),
         )
         if self.registry.observers:
             self._plugin_observers = PluginObservers(self.registry.observers)
@@ -203,6 +206,7 @@ class Runtime:
             secrets=self._vault,
             prepare=self._prepare,
         )
+        self._masking_logs.enter_context(self._vault.masking_logs())
 
     async def close(self) -> None:
         """Stop driving, end every agent, close the stores. Runs that are not over can be resumed. Idempotent."""
@@ -221,6 +225,7 @@ class Runtime:
         if self._observations is not None:
             self._observations.close()
             self._observations = None
+        self._masking_logs.close()
 
     def load(self, definition: str | Path | Mapping[str, Any] | Plan, *, warnings: list[Problem] | None = None) -> Plan:
         """Compile a definition (a file, or a mapping that stands for one).
@@ -276,8 +281,7 @@ class Runtime:
         if plan.secrets:
             self._vault.require(plan.secrets)
         if plan.agents:
-            value_of = self._vault.value
-            self.factory.add({name: agent_declaration(spec, value_of) for name, spec in plan.agents.items()})
+            self.factory.add({name: agent_declaration(spec) for name, spec in plan.agents.items()})
         if plan.resources:
             self._declare_pools(plan)
 

@@ -1,6 +1,7 @@
 """Secrets: marks until an agent is asked, masks wherever they turn up again."""
 
 import base64
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,44 @@ def test_a_secret_is_masked_however_it_is_written() -> None:
         assert vault.mask(f"<{written}>") == "<***>", written
     assert vault.mask("log: ted secret/ä") == "log: ***", "a line of it"
     assert vault.mask_json({VALUE: [1, None, {"a": f"x{VALUE}"}]}) == {"***": [1, None, {"a": "x***"}]}
+
+
+def test_a_secret_that_was_cut_short_is_masked() -> None:
+    vault = SecretVault(None, {"NOA_SECRET_KEY": "hunter2-correct-horse"})
+    assert vault.mask("got 'hunter2-cor...") == "got 'hunter2-cor...", "nothing was handed out yet"
+    vault.value("KEY")
+    assert vault.mask("got 'hunter2-cor...'") == "got '***...'"
+    assert vault.mask("input_value='hunter2-c…t-horse', at… the hunt...") == "input_value='***…***', at… the ***..."
+    assert vault.mask("the hun... was long") == "the hun... was long", "three characters say nothing"
+    assert vault.mask("a..." * 10_000) == "a..." * 10_000
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 20, 21, 22, 100])
+def test_a_secret_across_pieces_is_masked(size: int) -> None:
+    vault = SecretVault(None, {"NOA_SECRET_KEY": "hunter2-correct-horse", "NOA_SECRET_TWICE": "abab"})
+    assert vault.mask_piece("hun") == ("hun", "")
+    vault.value("KEY")
+    vault.value("TWICE")
+    text = "h hunter hunter2-correct-horse abab ababa hunter2-correct-horshunter2-correct-horse.hu"
+    made, rest = "", ""
+    for start in range(0, len(text), size):
+        masked, rest = vault.mask_piece(rest + text[start : start + size])
+        made += masked
+    assert made + vault.mask(rest) == "h hunter *** *** ***a hunter2-correct-hors***.hu"
+
+
+def test_what_is_not_json_yet_is_masked_as_it_will_be_written() -> None:
+    @dataclass
+    class Answer:
+        key: str
+
+    vault = SecretVault(None, {"NOA_SECRET_KEY": VALUE})
+    vault.value("KEY")
+    given = {"a": Answer(VALUE), "b": {VALUE}, "c": 1.5, "d": None}
+    assert vault.mask_json(given) == {"a": {"key": "***"}, "b": ["***"], "c": 1.5, "d": None}
+
+
+def test_a_secret_that_looks_like_a_mark_is_no_mark() -> None:
+    values = {"A": "${{ secrets.B }}", "B": "second"}
+    template = Interpolation((Expression("secrets.A", roots=("secrets",)), Expression("secrets.B", roots=("secrets",))))
+    assert fill(template, evaluated(template), values.__getitem__) == "${{ secrets.B }}second"

@@ -3,7 +3,7 @@
 Importing this package loads neither the CEL library nor JSON Schema validation; both come when a definition needs them.
 """
 
-from noa.definitions.agents import agent_declaration
+from noa.definitions.agents import agent_declaration, with_secrets
 from noa.definitions.expressions import Evaluator, ExpressionError
 from noa.definitions.graph import critical_path, plan_dict, plan_mermaid, plan_text
 from noa.definitions.inputs import check_inputs
@@ -31,4 +31,5 @@ __all__ = [
     "plan_dict",
     "plan_mermaid",
     "plan_text",
+    "with_secrets",
 ]

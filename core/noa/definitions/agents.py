@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from noa.definitions.models import AgentModel, TaskModel, TlsModel
@@ -15,7 +15,7 @@ from noa.model.secrets import embedded_names, expand
 from noa.plugin.interfaces import ActionInfo, AgentDeclaration
 from noa.plugin.registry import Registry
 
-__all__ = ["AgentChecks", "agent_declaration", "agent_secrets", "agent_spec", "unknown_inputs"]
+__all__ = ["AgentChecks", "agent_declaration", "agent_secrets", "agent_spec", "unknown_inputs", "with_secrets"]
 
 _OTHER_WAYS = ("$ref", "allOf", "anyOf", "oneOf", "if", "patternProperties")
 """Keywords by which a schema may have properties that its `properties` do not list."""
@@ -62,28 +62,33 @@ def agent_secrets(specs: Mapping[str, AgentSpec]) -> set[str]:
     return found
 
 
-def agent_declaration(spec: AgentSpec, value_of: Callable[[str], str] | None = None) -> AgentDeclaration:
-    """The declaration of an agent of a definition: a sidecar where it has a command, else remote.
-
-    Args:
-        value_of: Gives the secrets for its environment and its token; without it their marks stay, for what only looks.
-
-    Raises:
-        SecretError: One cannot be had.
-    """
-    options = dict(spec.options)
-    if value_of is not None and "env" in options:
-        options["env"] = {name: expand(text, value_of) for name, text in options["env"].items()}
-    if value_of is not None and "token" in options.get("options", {}):
-        options["options"] = {**options["options"], "token": expand(options["options"]["token"], value_of)}
+def agent_declaration(spec: AgentSpec) -> AgentDeclaration:
+    """The declaration of an agent of a definition: a sidecar where it has a command, else remote. Marks stand for the
+    secrets of its environment and its token; see `with_secrets`."""
     return AgentDeclaration(
         name=spec.name,
         kind="sidecar" if spec.command else "remote",
         command=spec.command,
         addresses=spec.addresses,
         description="declared by the definition",
-        **options,
+        **spec.options,
     )
+
+
+def with_secrets(declaration: AgentDeclaration, value_of: Callable[[str], str]) -> AgentDeclaration:
+    """A definition's declaration with the secrets of its environment and its token in place, for starting it now; that
+    of a plugin as it is.
+
+    Raises:
+        SecretError: One cannot be had.
+    """
+    if declaration.plugin:
+        return declaration
+    env = {name: expand(text, value_of) for name, text in declaration.env.items()}
+    options = dict(declaration.options)
+    if isinstance(options.get("token"), str):
+        options["token"] = expand(options["token"], value_of)
+    return replace(declaration, env=env, options=options)
 
 
 def unknown_inputs(source: Source, task: TaskModel, info: ActionInfo, path: NodePath) -> list[Problem]:

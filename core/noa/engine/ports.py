@@ -59,6 +59,9 @@ class Secrets(Protocol):
     def mask(self, text: str) -> str:
         """Text without secrets."""
 
+    def mask_piece(self, text: str) -> tuple[str, str]:
+        """A piece of text without secrets, and its end, not masked, where a secret may begin that goes on after it."""
+
     def mask_json(self, value: Any) -> Any:
         """JSON without secrets; the same object where nothing has to be masked."""
 
@@ -71,6 +74,9 @@ class NoSecrets:
 
     def mask(self, text: str) -> str:
         return text
+
+    def mask_piece(self, text: str) -> tuple[str, str]:
+        return text, ""
 
     def mask_json(self, value: Any) -> Any:
         return value

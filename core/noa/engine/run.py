@@ -15,6 +15,7 @@ import msgspec
 
 from noa.engine.commands import CancelAttempt, Effect, Execute, SetTimer
 from noa.engine.core import Core
+from noa.engine.masking import MaskedView, masked_outcome
 from noa.engine.outputs import OutputKeeper
 from noa.engine.ports import Clock, Dispatcher, EventObserver, Secrets, TaskObserver, Timer
 from noa.errors import ConflictError, JournalError, NoaError, OwnershipError
@@ -28,7 +29,7 @@ from noa.model.events import (
     decode_event,
     encode_event,
 )
-from noa.model.execution import Assignment, Log, Observation, Outcome, OutputChunk, Progress, Succeeded
+from noa.model.execution import Assignment, Observation, Outcome, Succeeded
 from noa.model.failure import Failure
 from noa.model.ids import ExecutionId, RunId, TaskPath, execution_id, idempotency_key
 from noa.model.plan import TaskPlan
@@ -227,8 +228,10 @@ class LiveRun:
         started_ms = clock.now_ms()
         path, attempt = assignment.task, assignment.attempt
 
-        def observe(observation: Observation) -> None:
-            self._on_observation(assignment.run_id, path, attempt, _masked(observation, secrets))
+        def told(observation: Observation) -> None:
+            self._on_observation(assignment.run_id, path, attempt, observation)
+
+        seen = MaskedView(secrets, told)
 
         try:
             if workflow is None:
@@ -239,21 +242,22 @@ class LiveRun:
                         inputs = fill(plan.inputs, inputs, secrets.value)
                     if inputs is not assignment.inputs:
                         given = msgspec.structs.replace(assignment, inputs=inputs)
-                outcome: Outcome = await self._dispatcher.execute(given, observe)
+                outcome: Outcome = await self._dispatcher.execute(given, seen)
             else:
                 outcome = await self._sub_workflows.execute(self, assignment, workflow)
-            outcome = _masked_outcome(outcome, secrets)
+            outcome = masked_outcome(outcome, secrets)
             if isinstance(outcome, Succeeded) and outcome.outputs:
                 outcome = self._outputs.keep(outcome, path)
         except JournalError as error:
             self.lose(error)
             return
         except NoaError as error:
-            outcome = _masked_outcome(Failure.of(error), secrets)
+            outcome = masked_outcome(Failure.of(error), secrets)
         except Exception as error:  # an agent kind is foreign code; whatever it raises must not stop the run
             log.exception("execution %s raised", assignment.execution_id)
-            outcome = _masked_outcome(Failure("INTERNAL", f"{type(error).__name__}: {error}"), secrets)
+            outcome = masked_outcome(Failure("INTERNAL", f"{type(error).__name__}: {error}"), secrets)
         finally:
+            seen.flush()
             self._attempts.pop(assignment.execution_id, None)
         self.post(self._ended(assignment, outcome, started_ms))
 
@@ -308,32 +312,3 @@ class LiveRun:
             task.cancel()
         if left:
             await asyncio.gather(*left, return_exceptions=True)
-
-
-def _masked_outcome(outcome: Outcome, secrets: Secrets) -> Outcome:
-    """What an agent gave without the secrets that it was given."""
-    if isinstance(outcome, Succeeded):
-        outputs = secrets.mask_json(outcome.outputs)
-        return outcome if outputs is outcome.outputs else Succeeded(outputs, secrets.mask_json(outcome.metrics))
-    if isinstance(outcome, Failure):
-        return _masked_failure(outcome, secrets)
-    return outcome  # what is no outcome at all is told by its type only
-
-
-def _masked_failure(failure: Failure, secrets: Secrets) -> Failure:
-    details = secrets.mask_json(failure.details)
-    message = secrets.mask(failure.message)
-    cause = None if failure.cause is None else _masked_failure(failure.cause, secrets)
-    if details is failure.details and message == failure.message and cause == failure.cause:
-        return failure
-    return msgspec.structs.replace(failure, message=message, details=details, cause=cause)
-
-
-def _masked(observation: Observation, secrets: Secrets) -> Observation:
-    if isinstance(observation, Log | Progress):
-        message = secrets.mask(observation.message)
-        return observation if message is observation.message else msgspec.structs.replace(observation, message=message)
-    if isinstance(observation, OutputChunk):
-        text = secrets.mask(observation.text)
-        return observation if text is observation.text else msgspec.structs.replace(observation, text=text)
-    return observation

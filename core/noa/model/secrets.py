@@ -87,8 +87,9 @@ def fill(template: Template, value: Any, value_of: Callable[[str], str]) -> Any:
         return value_of(name) if name is not None and value == _MARKS[name] else value
     if isinstance(template, Interpolation):
         if isinstance(value, str):
-            for name in secret_names(template):
-                value = value.replace(_MARKS[name], value_of(name))
+            marks = {_MARKS[name]: name for name in secret_names(template)}
+            if marks:  # all at once: a secret that looks like a mark is no mark
+                value = re.sub("|".join(map(re.escape, marks)), lambda mark: value_of(marks[mark[0]]), value)
         return value
     if isinstance(template, Mapping) and isinstance(value, Mapping):
         return {key: fill(template[key], part, value_of) if key in template else part for key, part in value.items()}

@@ -51,6 +51,7 @@ class AgentFactory:
         resources: What attempts may use at once.
         on_event: Told what happens to replicas; must not raise.
         mask: Takes secrets out of what agents print.
+        ready: Puts secrets into the declaration of an agent that is about to start; what is kept has marks only.
     """
 
     def __init__(
@@ -64,10 +65,12 @@ class AgentFactory:
         resources: ResourceLedger,
         on_event: Callable[[AgentEvent], None] | None = None,
         mask: Callable[[str], str] = str,
+        ready: Callable[[AgentDeclaration], AgentDeclaration] | None = None,
     ) -> None:
         self._registry = registry
         self._declarations = dict(declarations)
-        self._places = Places(runtime_dir, log_dir, artifacts, mask)
+        places = Places(runtime_dir, log_dir, artifacts, mask)
+        self._places = places if ready is None else places._replace(ready=ready)
         self._resources = resources
         self._on_event = on_event
         self._pools: dict[str, Pool] = {}

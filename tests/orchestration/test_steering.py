@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from noa.errors import NoaError
 from noa.model.execution import Stage, Succeeded
 from noa.model.failure import Failure
 from noa.model.ids import RunId
@@ -153,6 +154,23 @@ async def test_start_that_fails_says_what_the_agent_said_and_holds_nothing(steer
     assert "cannot open the model" in failure.message
     status = await steer(steered, "status", agent="broken")
     assert status["agents"][0]["held"] == {}
+
+
+async def test_start_that_fails_fails_every_spawn_that_waits_for_it(steered: Any) -> None:
+    steered.broken("exit")
+    spawning = [steer(steered, "spawn", agent="broken") for _ in range(3)]
+    codes = {each.code for each in await asyncio.gather(*spawning)}
+    assert codes == {"AGENT_START_FAILED"}
+
+
+async def test_spawn_that_waits_while_the_pools_close_is_told(steered: Any, eventually: Any) -> None:
+    steered.broken("starting")
+    pools = steered.factory._steering
+    spawning = asyncio.create_task(pools.spawn("broken", 1, run=RunId("run")))
+    await eventually(lambda: "starting" in steered.states())
+    await steered.factory.close()
+    with pytest.raises(NoaError, match="agent 'broken' is closed"):
+        await asyncio.wait_for(spawning, 60)
 
 
 async def test_command_that_is_not_found_is_not_worth_a_retry(steered: Any) -> None:

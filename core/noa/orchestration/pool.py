@@ -247,11 +247,11 @@ class Pool:
 
     async def _until_serving(self, wanted: list[Supervisor], run: RunId) -> None:
         while any(replica.state != "serving" for replica in wanted):
-            if self._holds.wanted < len(wanted) or run not in self._holds:
-                return  # they were let go meanwhile
-            failed = next((replica for replica in wanted if not replica.hopeful), None)
+            failed = next((replica for replica in wanted if replica.hopeless), None)
             if failed is not None:
                 raise failed.start_error()
+            if self._holds.wanted < len(wanted) or run not in self._holds:
+                return  # they were let go meanwhile
             change = asyncio.get_running_loop().create_future()
             self._watchers.append(change)
             await change
@@ -268,7 +268,10 @@ class Pool:
         if self._wake is not None:
             self._wake.cancel()
         self._fail_waiting(QueueFullError(f"agent '{self.declaration.name}' is being closed"))
-        await asyncio.gather(*(replica.close(grace_s=grace_s) for replica in self.replicas))
+        closing = asyncio.gather(*(replica.close(grace_s=grace_s) for replica in self.replicas))
+        await asyncio.sleep(0)  # each of them says that it is closed before it waits for anything
+        self._tell_watchers()
+        await closing
 
     async def _wait(self, priority: int, on_queued: Callable[[], None] | None, run: RunId) -> Supervisor:
         self._numbers += 1

@@ -103,6 +103,11 @@ class Supervisor:
         return self.state == "serving" or self._starting is not None
 
     @property
+    def hopeless(self) -> bool:
+        """Whether it did not start, or went away too often, or is closed, and no start is under way."""
+        return not self.hopeful and (self.failing or self.state in ("failed", "closed"))
+
+    @property
     def pid(self) -> int | None:
         """Its process, where it has one."""
         return self.connection.pid if self.connection is not None else None

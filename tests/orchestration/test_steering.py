@@ -122,7 +122,7 @@ async def test_more_than_max_replicas_is_refused_and_nothing_is_started(steered:
 
 @pytest.mark.parametrize("what", ["spawn", "scale", "retire", "status"])
 async def test_agent_that_is_not_declared_is_named_with_the_nearest(steered: Any, what: str) -> None:
-    inputs = {"replicas": 1} if what == "scale" else {}
+    inputs: dict[str, Any] = {"replicas": 1} if what == "scale" else {}
     failure = await steer(steered, what, agent="wroker", **inputs)
     assert failure.code == "UNKNOWN_AGENT"
     assert "Did you mean 'worker'?" in failure.message

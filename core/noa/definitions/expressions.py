@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from noa.definitions.references import INDEX, Segment, Use, chain_of, indexed_chain_of, uses_in_checked
 from noa.errors import NoaError
+from noa.model.payload import ARTIFACT_KEY, KEPT_VALUE, Artifact
 from noa.model.plan import Expression, Interpolation, Template
 from noa.model.secrets import MARK, ROOT
 
@@ -101,7 +102,7 @@ class Evaluator:
         if kind is Interpolation:
             if ROOT in scope:
                 return _with_secrets(template, scope)
-            return "".join(p if isinstance(p, str) else _shown(_evaluate(p, scope)) for p in template.parts)
+            return "".join(p if isinstance(p, str) else _text(p, scope) for p in template.parts)
         if kind is dict:
             return self._mapping(template, scope)
         if kind is list:
@@ -147,7 +148,7 @@ def _with_secrets(template: Interpolation, scope: Mapping[str, Any]) -> str:
         if isinstance(part, str):
             text += part
             continue
-        shown = _shown(_evaluate(part, scope))
+        shown = _text(part, scope)
         if MARK in shown and part.roots != (ROOT,):
             raise _error(part, f"its value holds '{MARK}', which must not stand in text with a secret")
         text += shown
@@ -227,6 +228,19 @@ def _json(value: Any, expression: Expression) -> Any:
                 raise _error(expression, f"the result has the key {key!r}, JSON has text keys only; use string()")
         return {key: _json(part, expression) for key, part in value.items()}
     raise _error(expression, f"the result is {_kind(value)}, which is not JSON; use string()")
+
+
+def _text(part: Expression, scope: Mapping[str, Any]) -> str:
+    value = _evaluate(part, scope)
+    if type(value) is dict and ARTIFACT_KEY in value:
+        artifact = Artifact.from_json(value)
+        if artifact is not None and artifact.content_type == KEPT_VALUE:
+            raise _error(
+                part,
+                f"its value of {artifact.size_bytes:,} bytes is kept outside of the journal and cannot stand in text: "
+                "pass it on alone",
+            )
+    return _shown(value)
 
 
 def _shown(value: Any) -> str:

@@ -121,7 +121,7 @@ class Engine:
             ConflictError: A run of this id exists.
             JournalError: The store failed.
         """
-        given = check_inputs(plan, inputs or {})
+        given = self._checked(plan, inputs or {}, kept=bool(parent))
         self._prepare(plan)
         now_ms = self._clock.now_ms()
         run = run_id or new_run_id(now_ms)
@@ -150,6 +150,14 @@ class Engine:
         )
         self._on_event(run, 1, created)
         return self._drive(core, lease, 1, events[1:], effects)
+
+    def _checked(self, plan: Plan, inputs: Mapping[str, Any], *, kept: bool) -> dict[str, Any]:
+        """The inputs of a run; with `kept`, what is kept by reference is checked as the value that it was."""
+        if not kept:
+            return check_inputs(plan, inputs)
+        whole = self._outputs.whole(dict(inputs))
+        checked = check_inputs(plan, whole)
+        return checked | {name: value for name, value in inputs.items() if whole[name] is not value}
 
     async def resume(self, run: RunId, *, plan: Plan | None = None) -> Running:
         """Go on with a run that no live engine owns; a run that goes on here already is returned as it is.

@@ -82,8 +82,8 @@ async def to_request(assignment: Assignment, artifacts: ArtifactStore) -> pb.Exe
         elif assignment.confidential:
             raise SecretError(
                 f"the inputs of task '{assignment.task}' have {len(data):,} bytes and hold a secret: above "
-                f"{INLINE_LIMIT_BYTES:,} bytes they would be written to the artifact store. Give what is large by "
-                "reference, as an output of another task"
+                f"{INLINE_LIMIT_BYTES:,} bytes they would be written to the artifact store. Let another task "
+                "make an artifact of what is large, or take the secret by the agent's env"
             )
         else:
             request.input.CopyFrom(await to_payload(data, artifacts))

@@ -109,16 +109,26 @@ def _run(target: Target, only: tuple[str, ...], *, to_stderr: bool) -> Report:
         head, _, rest = line_of(result).partition("\n")
         click.echo(style(head, _COLORS[result.status]) + (f"\n{rest}" if rest else ""), err=to_stderr)
 
+    received: list[signal.Signals] = []
+
     async def run() -> Report:
         task = asyncio.current_task()
         assert task is not None
-        # Ctrl-C reaches the task by itself; a CI job that is cancelled sends SIGTERM. Both end the agents.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+        def end(number: signal.Signals) -> None:
+            received.append(number)
+            task.cancel()
+
+        # Also where who started us ignores SIGINT, as a shell does for a job in the background. Both end the agents.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, end, number)
         return await check_agent(target, only=only, on_result=show)
 
     try:
         return asyncio.run(run())
     except asyncio.CancelledError:
+        if signal.SIGTERM not in received:
+            raise KeyboardInterrupt from None
         click.echo("terminated", err=True)
         raise SystemExit(_TERMINATED) from None
 

@@ -128,7 +128,7 @@ def test_agents_are_listed_and_checked(noa: Noa) -> None:
     assert re.search(r"helper +in-process +helper_agents +.*Helper", noa("agents", NOA_DISABLED_PLUGINS=OTHERS).out)
     checked = noa("agents", "--check", "--json", NOA_DISABLED_PLUGINS=OTHERS)
     assert checked.code == 0
-    health = checked.json[0]["health"]
+    health = next(agent["health"] for agent in checked.json if agent["name"] == "helper")
     assert (health["status"], health["language"], health["version"]) == ("serving", "python", "1")
     assert {action["name"] for action in health["actions"]} == {"greet", "count", "hold", "deaf", "fail"}
 

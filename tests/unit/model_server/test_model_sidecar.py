@@ -40,7 +40,7 @@ async def test_sidecar_serves_once_loaded_and_infers(tmp_path: Path) -> None:
     prepared = await ActionRunner(PythonAgent()).execute(asked, observe=lambda _: None, artifact_prefix=store)
     assert isinstance(prepared, Succeeded)
 
-    (declaration,) = noa_agents()
+    declaration = next(agent for agent in noa_agents() if agent.name == "ai_model")
     with tempfile.TemporaryDirectory(prefix="noa-") as folder:
         listen = f"unix:{folder}/agent.sock"
         env = {

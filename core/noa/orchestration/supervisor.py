@@ -273,7 +273,7 @@ class Supervisor:
             self._serve(connection, health)
 
     def _connect(self) -> AgentConnection:
-        places = self._places
+        runtime_dir, log_dir, artifacts, mask, ready = self._places
         made: list[AgentConnection] = []
 
         def lost(reason: str) -> None:
@@ -287,10 +287,8 @@ class Supervisor:
             if made and self.connection is made[0]:
                 self._heard(made[0], health)
 
-        context = AgentContext(
-            places.runtime_dir, places.log_dir, places.artifacts, lost, self._pools, heard, places.mask
-        )
-        made.append(self._kind.connect(places.ready(self._declaration), self.index, context))
+        context = AgentContext(runtime_dir, log_dir, artifacts, lost, self._pools, heard, mask)
+        made.append(self._kind.connect(ready(self._declaration), self.index, context))
         return made[0]
 
     def _serve(self, connection: AgentConnection, health: AgentHealth) -> None:

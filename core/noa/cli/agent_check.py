@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 from pathlib import Path
@@ -20,6 +21,7 @@ __all__ = ["check"]
 _FORMATS = ("text", "json", "junit")
 _COLORS = {"passed": "green", "failed": "red", "skipped": "yellow"}
 _TERMINATED = 143
+_OURS = ("NOA_AGENT_LISTEN", "NOA_AGENT_TOKEN", "NOA_AGENT_PROTOCOL")
 
 
 @click.command(
@@ -188,6 +190,10 @@ def _target(
         raise UsageError("--token, --ca-file and the like go with --address: a launched agent gets its token from here")
     if bool(cert_file) != bool(key_file):
         raise UsageError("--cert-file and --key-file go together")
+    if address and not _is_address(address):
+        raise UsageError(f"--address '{address}': expected HOST:PORT, such as agents.example.org:7000, or unix:/PATH")
+    if not math.isfinite(timeout):
+        raise UsageError(f"--timeout {timeout}: expected a number of seconds")
     return Target(
         command=command,
         address=address or "",
@@ -201,6 +207,13 @@ def _target(
         server_name=server_name,
         step_timeout_s=timeout,
     )
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    if text.startswith("unix:"):
+        return len(text) > len("unix:")
+    return bool(host) and port.isdecimal() and 0 < int(port) < 65536
 
 
 def _split(line: str) -> list[str]:
@@ -263,6 +276,8 @@ def _variable(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise UsageError(f"--env {text!r}: expected NAME=VALUE")
+    if name in _OURS:
+        raise UsageError(f"--env {text!r}: {name} is set by the check itself")
     return name, value
 
 

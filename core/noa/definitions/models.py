@@ -266,9 +266,13 @@ class AgentModel(_Model):
     def _one_way(self) -> AgentModel:
         if (self.command is None) == (self.address is None):
             raise PydanticCustomError("agent_kind", "an agent has either 'command' or 'address'")
-        for name in self.env:
+        for name, text in self.env.items():
             if not _ENV_NAME.match(name) or name.startswith("NOA_AGENT_"):
                 raise PydanticCustomError("agent_env", f"'{name}' cannot be set as an environment variable of an agent")
+            if "${{" in _SECRET.sub("", text):
+                raise PydanticCustomError(
+                    "agent_env", f"'{name}' holds an expression: only ${{{{ secrets.NAME }}}} may stand in 'env'"
+                )
         if self.address is None and (self.tls is not None or self.token is not None):
             raise PydanticCustomError("agent_tls", "'tls' and 'token' are for agents with an 'address'")
         if self.token is not None and not _SECRET.fullmatch(self.token):

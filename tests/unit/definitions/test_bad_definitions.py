@@ -461,6 +461,12 @@ CASES: dict[str, tuple[Any, ...]] = {
         tasks("- {agent: any, action: go, inputs: {x: '${{ §secrets[\"../key\"] }}'}}"),
         ("SECRET_MISUSED", "'../key' cannot name a secret"),
     ),
+    "expression in an agent's env that is no secret": (
+        "workflow:\n  name: w\n  agents:\n    mine: §{command: ['true'], "
+        "env: {A: '${{ secrets.A }}', B: '${{ inputs.x }}'}}\n"
+        f"  stages:\n    - name: s\n      type: parallel\n      tasks: [{OK}]\n",
+        ("WRONG_VALUE", "'B' holds an expression: only ${{ secrets.NAME }} may stand in 'env'"),
+    ),
     "a token in plain text": (
         "workflow:\n  name: w\n  agents:\n    far: §{address: 'far:1', token: plain}\n"
         f"  stages: [{{name: s, type: parallel, tasks: [{OK}]}}]\n",

@@ -273,6 +273,12 @@ class AgentModel(_Model):
                 raise PydanticCustomError(
                     "agent_env", f"'{name}' holds an expression: only ${{{{ secrets.NAME }}}} may stand in 'env'"
                 )
+        if any("${{" in word for word in self.command or ()):
+            raise PydanticCustomError(
+                "agent_command",
+                "no expression can stand in 'command'; what the program needs goes into 'env', where a secret "
+                "does not show in the list of processes",
+            )
         if self.address is None and (self.tls is not None or self.token is not None):
             raise PydanticCustomError("agent_tls", "'tls' and 'token' are for agents with an 'address'")
         if self.token is not None and not _SECRET.fullmatch(self.token):

@@ -472,6 +472,11 @@ CASES: dict[str, tuple[Any, ...]] = {
         f"  stages: [{{name: s, type: parallel, tasks: [{OK}]}}]\n",
         ("WRONG_VALUE", "a token stands as ${{ secrets.NAME }}"),
     ),
+    "a secret on a command line": (
+        "workflow:\n  name: w\n  agents:\n    near: §{command: [run, '${{ secrets.key }}']}\n"
+        f"  stages: [{{name: s, type: parallel, tasks: [{OK}]}}]\n",
+        ("WRONG_VALUE", "no expression can stand in 'command'"),
+    ),
     "tls of a sidecar": (
         'workflow:\n  name: w\n  agents:\n    near: §{command: ["true"], tls: true}\n'
         f"  stages: [{{name: s, type: parallel, tasks: [{OK}]}}]\n",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from noa.definitions.models import AgentModel, TaskModel, TlsModel
+from noa.definitions.models import AgentModel, TaskModel
 from noa.definitions.problems import known, place
 from noa.definitions.source import NodePath, Source
 from noa.errors import Problem
@@ -44,10 +44,9 @@ def agent_spec(name: str, model: AgentModel, source: Source) -> AgentSpec:
 
 def _remote_options(model: AgentModel) -> dict[str, Any]:
     """How a remote agent is reached, as the agent kind "remote" takes it."""
-    tls = model.tls
-    options: dict[str, Any] = {} if tls is None or tls is False else {"tls": True}
-    if isinstance(tls, TlsModel):
-        options |= tls.model_dump(exclude_none=True)
+    options: dict[str, Any] = {}
+    if model.tls is not None:
+        options = {"tls": True} | model.tls.model_dump(exclude_none=True)
     if model.token is not None:
         options["token"] = model.token
     return options

@@ -127,6 +127,15 @@ def _replicas(value: Any) -> Any:
     return {"min": value, "max": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _tls(value: Any) -> Any:
+    """`true` is TLS without files, `false` is none."""
+    if isinstance(value, bool):
+        return {} if value else None
+    if value is not None and not isinstance(value, dict):
+        raise PydanticCustomError("agent_tls", "expected true, false, or a mapping such as {ca_file: ca.pem}")
+    return value
+
+
 Recovery = Annotated[list[Any], WithJsonSchema({"x-noa-ref": "Recovery"})]
 _LATER = "Parsed, and refused until a later version runs it. "
 
@@ -257,7 +266,9 @@ class AgentModel(_Model):
     env: dict[str, str] = Field(
         default_factory=dict, description="Environment variables of the command; ${{ secrets.NAME }} may stand in them."
     )
-    tls: bool | TlsModel | None = Field(None, description="TLS to the addresses; true trusts the system's roots.")
+    tls: Annotated[TlsModel | None, BeforeValidator(_tls, json_schema_input_type=bool | TlsModel | None)] = Field(
+        None, description="TLS to the addresses; true trusts the system's roots."
+    )
     token: str | None = Field(None, description="Token of the addresses: ${{ secrets.NAME }}.")
     start_timeout: DurationMs | None = Field(None, description="From launch until it must be serving.")
     resources: dict[Name, Quantity] = Field(default_factory=dict, description="Limits of the agent, such as memory.")
@@ -268,7 +279,11 @@ class AgentModel(_Model):
             raise PydanticCustomError("agent_kind", "an agent has either 'command' or 'address'")
         for name, text in self.env.items():
             if not _ENV_NAME.match(name) or name.startswith("NOA_AGENT_"):
-                raise PydanticCustomError("agent_env", f"'{name}' cannot be set as an environment variable of an agent")
+                raise PydanticCustomError(
+                    "agent_env",
+                    f"'{name}' cannot be set as an environment variable of an agent: a name has letters, digits and "
+                    "'_', and the engine itself sets those that begin with NOA_AGENT_",
+                )
             if "${{" in _SECRET.sub("", text):
                 raise PydanticCustomError(
                     "agent_env", f"'{name}' holds an expression: only ${{{{ secrets.NAME }}}} may stand in 'env'"

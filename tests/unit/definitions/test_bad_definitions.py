@@ -482,6 +482,21 @@ CASES: dict[str, tuple[Any, ...]] = {
         f"  stages: [{{name: s, type: parallel, tasks: [{OK}]}}]\n",
         ("WRONG_VALUE", "'tls' and 'token' are for agents with an 'address'"),
     ),
+    "tls with a key that is not known": (
+        "workflow:\n  name: w\n  agents:\n    far: {address: 'far:1', tls: {§cafile: a.pem}}\n"
+        f"  stages: [{{name: s, type: parallel, tasks: [{OK}]}}]\n",
+        ("UNKNOWN_KEY", "unknown key 'cafile'. Known: ca_file, cert_file, key_file, server_name. Did you mean"),
+    ),
+    "tls with half a pair": (
+        "workflow:\n  name: w\n  agents:\n    far: {address: 'far:1', tls: §{cert_file: a.pem}}\n"
+        f"  stages: [{{name: s, type: parallel, tasks: [{OK}]}}]\n",
+        ("WRONG_VALUE", "'cert_file' and 'key_file' come together"),
+    ),
+    "tls that is text": (
+        "workflow:\n  name: w\n  agents:\n    far: {address: 'far:1', tls: §yes}\n"
+        f"  stages: [{{name: s, type: parallel, tasks: [{OK}]}}]\n",
+        ("WRONG_VALUE", "'tls': expected true, false, or a mapping such as {ca_file: ca.pem}"),
+    ),
     "cache": (tasks("- {agent: any, action: go, §cache: {key: x}}"), ("NOT_SUPPORTED_YET", "'cache'")),
     "approval in a branch": (
         stages(

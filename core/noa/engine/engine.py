@@ -188,7 +188,8 @@ class Engine:
             core = Core(RunState(plan), Decider(self._registry, self._evaluator))
             core.replay(event for _, event in history)
             if core.state.finished:
-                raise RunStateError(f"run {run} is over: it {core.state.status}", run=run, status=core.state.status)
+                how = f"it {'was ' if core.state.status == 'cancelled' else ''}{core.state.status}"
+                raise RunStateError(f"run {run} is over: {how}", run=run, status=core.state.status)
         except BaseException:
             with contextlib.suppress(JournalError):
                 await self._journal.release(lease)

@@ -335,7 +335,7 @@ def from_status(code: grpc.StatusCode, details: str | None, what: str, *, accept
     if code in _REFUSED:
         return AgentUnauthenticatedError(
             f"{what}: the agent refuses the token ({text}). A sidecar must compare with NOA_AGENT_TOKEN; for a remote "
-            "agent check options.token_env or options.token_file",
+            "agent check its token: `token` of a definition's agent, or options.token_env or options.token_file",
             status=code.name,
         )
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not (accepted and "larger than max" not in (details or "")):

@@ -23,8 +23,9 @@ _UNREACHABLE = (
     "Listen where NOA_AGENT_LISTEN says, and let Health come to SERVING (Launch: started; Health: preparing)."
 )
 _NOT_DIALLED = (
-    "Look whether the agent runs and listens there, whether it wants TLS (--ca-file), and whether its Health says "
-    "SERVING (Health: can work)."
+    "Look whether the agent runs and listens there, whether it wants TLS (--ca-file; --cert-file and --key-file for "
+    "mutual TLS), whether the token is the one that it was given (--token-env), and whether its Health says SERVING "
+    "(Health: can work)."
 )
 
 

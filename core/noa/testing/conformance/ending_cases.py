@@ -92,7 +92,11 @@ async def drains(bench: Bench) -> None:
         check_overloaded(refused, "new work while it drained")
         outputs_of(await ending.terminal())
         joined = await client.begin(request)
-        expect(joined.messages[0].accepted.joined, f"joining what ran while it drained began with {joined.seen}")
+        first = joined.messages[0]
+        expect(
+            first.accepted.joined,
+            f"joining what ran while it drained began with {brief(first)}, not with accepted(joined=true)",
+        )
         await client.cancel(execution_id=request.execution_id)
         for stream in (going, joined):
             await stream.terminal()
@@ -179,7 +183,8 @@ async def _ends_with(process: AgentProcess, expected: int, within_s: float, when
     status = await process.wait_exit(within_s + SLACK_S)
     if status is None:
         raise Violation(f"the agent still ran {within_s:g} s {when}")
-    expect(status == expected, f"{when}, the agent ended with status {status}, not {expected}. {process.last_lines()}")
+    printed = process.last_lines() or "It printed nothing to stderr."
+    expect(status == expected, f"{when}, the agent ended with status {status}, not {expected}. {printed}")
 
 
 async def _wait_draining(client: Client, process: AgentProcess) -> None:

@@ -119,6 +119,7 @@ async def _refuses(process: AgentProcess, how: str, named: str) -> None:
     if status is None:
         raise Violation(f"launched {how}, the agent still ran after {LISTEN_S:g} s")
     lines = [line for line in process.stderr.splitlines() if line.strip()]
-    expect(status == _EXIT_USAGE, f"launched {how}, the agent ended with status {status}, not {_EXIT_USAGE}: {lines}")
-    expect(len(lines) == 1, f"launched {how}, the agent printed {len(lines)} lines to stderr, not one: {lines[:5]}")
+    printed = process.last_lines() or "It printed nothing to stderr."
+    expect(status == _EXIT_USAGE, f"launched {how}, the agent ended with status {status}, not {_EXIT_USAGE}. {printed}")
+    expect(len(lines) == 1, f"launched {how}, the agent printed {len(lines)} lines to stderr, not one. {printed}")
     expect(named in lines[0], f"launched {how}, its line on stderr does not name '{named}': {lines[0]!r}")

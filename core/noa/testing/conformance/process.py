@@ -24,7 +24,7 @@ __all__ = ["AgentProcess", "gone"]
 _ALLOWED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ")
 _SOCKET_FOLDER_BYTES = 80
 _POLL_S = 0.01
-_LAST_LINES = 8
+_LAST_LINES = 12
 
 
 class AgentProcess:

@@ -161,8 +161,18 @@ def test_an_agent_at_an_address_is_checked_with_its_token(place: Path) -> None:
         assert done.returncode == 1
         assert "UNAUTHENTICATED" in done.stdout
         assert process.status is None
+        again = ("--only", "execute.*", "--address", process.listen, "--token", process.token)
+        for _ in range(2):
+            done = check(place, *again)
+            assert done.returncode == 0, "an agent that goes on is checked anew: " + done.stdout
     finally:
         process.end()
+
+
+def test_why_an_address_cannot_be_reached_is_said(place: Path) -> None:
+    done = check(place, "--address", "127.0.0.1:1", "--timeout", "1")
+    assert done.returncode == 1
+    assert "127.0.0.1:1: nothing listens there (connection refused)" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -186,6 +196,9 @@ def test_an_agent_at_an_address_is_checked_with_its_token(place: Path) -> None:
         (("--token", "x", "--", *ECHO), "go with --address"),
         (("--address", "127.0.0.1:1", "--token-env", "NO_SUCH_VARIABLE"), "is not set"),
         (("--address", "127.0.0.1:1", "--ca-file", "/no/such.pem"), "cannot be read"),
+        (("--address", "127.0.0.1:1", "--ca-file", __file__), "is not PEM: expected a certificate"),
+        (("--action", "nosuch", "--", *ECHO), "the agent has no action 'nosuch'. It has: echo"),
+        (("--output", "/no/such/file", "--", *ECHO), "its folder does not exist"),
     ],
 )
 def test_a_wrong_call_is_explained_with_status_2(

@@ -171,7 +171,7 @@ async def test_certificate_of_the_agent_that_is_not_valid_yet(ask: Ask, authorit
 async def test_certificate_of_another_host(ask: Ask, authority: Authority) -> None:
     async with listening(authority.issue("agent.test")) as address:
         outcome = await ask(address, ca_file=authority.file)
-    check_refused(outcome, "the agent's certificate is not for '127.0.0.1'", "options.server_name")
+    check_refused(outcome, "the agent's certificate is not for '127.0.0.1'", "server_name")
 
 
 async def test_certificate_of_another_name_than_the_options_give(ask: Ask, authority: Authority) -> None:
@@ -185,7 +185,7 @@ async def test_certificate_of_an_authority_that_is_not_trusted(
 ) -> None:
     async with listening(stranger.issue("127.0.0.1")) as address:
         outcome = await ask(address, ca_file=authority.file)
-    check_refused(outcome, "signed by an authority that is not trusted", f"options.ca_file, {authority.file}")
+    check_refused(outcome, "signed by an authority that is not trusted", f"ca_file, {authority.file}")
 
 
 # --- certificates of the engine ----------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ async def test_certificate_of_an_authority_that_is_not_trusted(
 async def test_missing_client_certificate(ask: Ask, authority: Authority) -> None:
     async with listening(authority.issue("127.0.0.1"), authority.file) as address:
         outcome = await ask(address, ca_file=authority.file, connect_timeout_s=1)
-    words = ("asks for a client certificate (mutual TLS)", "set options.cert_file and options.key_file")
+    words = ("asks for a client certificate (mutual TLS)", "set cert_file and key_file")
     check_refused(outcome, *words, permanent=False)
 
 
@@ -219,7 +219,7 @@ async def test_client_certificate_that_is_not_valid_now_is_refused_before_it_is_
     engine = authority.issue("engine.test", **validity)
     options = {"ca_file": authority.file, "cert_file": engine.certificate, "key_file": engine.key}
     outcome = await ask("127.0.0.1:1", **options)
-    check_refused(outcome, f"options.cert_file: the certificate in {engine.certificate} {words}")
+    check_refused(outcome, f"cert_file: the certificate in {engine.certificate} {words}")
 
 
 # --- one side without TLS ----------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ async def test_client_certificate_that_is_not_valid_now_is_refused_before_it_is_
 async def test_plain_text_to_an_agent_that_speaks_tls(ask: Ask, authority: Authority, mutual: bool) -> None:
     async with listening(authority.issue("127.0.0.1"), authority.file if mutual else None) as address:
         outcome = await ask(address)
-    check_refused(outcome, "it speaks TLS, and the declaration asks for plain text: set options.ca_file")
+    check_refused(outcome, "it speaks TLS, and the declaration asks for plain text: set ca_file")
 
 
 async def test_tls_to_an_agent_that_speaks_plain_text(ask: Ask, authority: Authority) -> None:
@@ -263,16 +263,16 @@ async def test_files_that_cannot_be_used_are_named(ask: Ask, bench: Any, authori
     garbage.write_bytes(bytes(range(256)))
     empty.write_bytes(b"")
     cases = [
-        ({"ca_file": tmp_path / "gone"}, f"options.ca_file: {tmp_path / 'gone'} cannot be read: No such file"),
-        ({"ca_file": tmp_path}, f"options.ca_file: {tmp_path} cannot be read: Is a directory"),
-        ({"ca_file": garbage}, f"options.ca_file: {garbage} is not PEM: expected a certificate"),
-        ({"ca_file": empty}, f"options.ca_file: {empty} is not PEM"),
-        ({"ca_file": good.key}, f"options.ca_file: {good.key} is not PEM: expected a certificate"),
-        ({"cert_file": garbage, "key_file": good.key}, f"options.cert_file: {garbage} is not PEM"),
-        ({"cert_file": good.certificate, "key_file": garbage}, f"options.key_file: {garbage} is not PEM"),
+        ({"ca_file": tmp_path / "gone"}, f"ca_file: {tmp_path / 'gone'} cannot be read: No such file"),
+        ({"ca_file": tmp_path}, f"ca_file: {tmp_path} cannot be read: Is a directory"),
+        ({"ca_file": garbage}, f"ca_file: {garbage} is not PEM: expected a certificate"),
+        ({"ca_file": empty}, f"ca_file: {empty} is not PEM"),
+        ({"ca_file": good.key}, f"ca_file: {good.key} is not PEM: expected a certificate"),
+        ({"cert_file": garbage, "key_file": good.key}, f"cert_file: {garbage} is not PEM"),
+        ({"cert_file": good.certificate, "key_file": garbage}, f"key_file: {garbage} is not PEM"),
         (
             {"cert_file": good.certificate, "key_file": good.certificate},
-            f"options.key_file: {good.certificate} is not PEM: expected a private key",
+            f"key_file: {good.certificate} is not PEM: expected a private key",
         ),
         (
             {"cert_file": good.certificate, "key_file": other.key},

@@ -14,6 +14,7 @@ import click
 from noa.cli.command import NoaCommand, plugin_option, style
 
 if TYPE_CHECKING:
+    from noa.plugin import AgentDeclaration
     from noa.testing.conformance import CaseResult, Report, Target
 
 __all__ = ["check"]
@@ -21,6 +22,7 @@ __all__ = ["check"]
 _FORMATS = ("text", "json", "junit")
 _COLORS = {"passed": "green", "failed": "red", "skipped": "yellow"}
 _TERMINATED = 143
+_PROBE_S = 5.0
 _OURS = ("NOA_AGENT_LISTEN", "NOA_AGENT_TOKEN", "NOA_AGENT_PROTOCOL")
 
 
@@ -78,12 +80,54 @@ def check(ctx: click.Context, /, **given: Any) -> None:
         _list(given["only"], as_json=given["form"] == "json")
         return
     target = _target(**given)
+    if target.ca_file or target.cert_file:
+        _look_at_files(target)
+    if given["output"] and not Path(given["output"]).absolute().parent.is_dir():
+        from noa.errors import UsageError
+
+        raise UsageError(f"the result cannot be written to {given['output']}: its folder does not exist")
     # Progress must not stand between the lines of a result that a program reads.
     aside = given["form"] != "text" and not given["output"]
     report = _run(target, given["only"], to_stderr=aside)
     _write(report, given["form"], given["output"])
+    if target.address and not report.ok and (found := _obstacle(target)):
+        click.echo(f"\n{target.address}: {found}", err=True)
     click.echo(f"\n{style(report.summary(), 'green' if report.ok else 'red')}", err=aside)
     ctx.exit(NoaCommand.SUCCEEDED if report.ok else NoaCommand.FAILED)
+
+
+def _look_at_files(target: Target) -> None:
+    """See that the files for TLS can be used, before gRPC says so in words of its own.
+
+    Raises:
+        UsageError: One cannot.
+    """
+    from noa.errors import AgentStartError, UsageError
+    from noa.orchestration.tls import read_tls
+
+    try:
+        read_tls(_as_declared(target))
+    except AgentStartError as error:
+        raise UsageError(error.message.removeprefix("agent 'checked': ")) from error
+
+
+def _obstacle(target: Target) -> str:
+    """Why an address cannot be reached, from a handshake of our own, since gRPC does not say; empty where it can."""
+    import asyncio
+
+    from noa.orchestration.probe import probe
+    from noa.orchestration.tls import read_tls
+
+    found = asyncio.run(probe(target.address, read_tls(_as_declared(target)), _PROBE_S))
+    return found.text if found is not None else ""
+
+
+def _as_declared(target: Target) -> AgentDeclaration:
+    from noa.plugin import AgentDeclaration
+
+    files = {"ca_file": target.ca_file, "cert_file": target.cert_file, "key_file": target.key_file}
+    options = {name: str(value) for name, value in {**files, "server_name": target.server_name}.items() if value}
+    return AgentDeclaration("checked", kind="remote", addresses=(target.address,), options=options)
 
 
 def _list(only: tuple[str, ...], *, as_json: bool) -> None:

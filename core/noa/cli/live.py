@@ -151,9 +151,11 @@ def _header(model: ProgressModel, now_ms: int, width: int) -> Text:
     if failed:
         line.append(f"  {failed:,} failed", "red")
     rate = model.rate(now_ms)
-    if rate >= 0.05:
-        line.append(f"  {rate:,.1f}/s" if rate < 100 else f"  {rate:,.0f}/s", "dim")
-    line.append(f"  {model.run_id}", "dim")
+    shown = (f"  {rate:,.1f}/s" if rate < 100 else f"  {rate:,.0f}/s") if rate >= 0.05 else ""
+    run = f"  {model.run_id}"
+    if line.cell_len + len(shown) + len(run) <= width:  # the id is what one types elsewhere, so the rate goes first
+        line.append(shown, "dim")
+    line.append(run, "dim")
     line.truncate(width, overflow="ellipsis")
     return line
 

@@ -72,7 +72,7 @@ async def _plain(host: str, port: int, timeout_s: float) -> Finding | None:
         if not isinstance(error, ssl.SSLError) or "alert" not in _reason(error):
             return Finding("what listens there ends the connection and is no agent", False)
     return Finding(
-        "it speaks TLS, and the declaration asks for plain text: set options.ca_file (or options.tls where the "
+        "it speaks TLS, and the declaration asks for plain text: set ca_file (or tls where the "
         "machine's authorities signed its certificate)",
         True,
     )
@@ -118,12 +118,12 @@ def _untrusted(error: ssl.SSLCertVerificationError, name: str, tls: ClientTls) -
     if code in (_WRONG_HOST, _WRONG_IP):
         return (
             f"the agent's certificate is not for '{name}' ({said}): use an address that the certificate names, set "
-            "options.server_name to a name that it has, or issue another certificate"
+            "server_name to a name that it has, or issue another certificate"
         )
     if code in _UNKNOWN_AUTHORITY:
         return (
             f"the agent's certificate was signed by an authority that is not trusted ({said}). Trusted are "
-            f"{tls.authorities_from}: put the authority that signed it into options.ca_file"
+            f"{tls.authorities_from}: put the authority that signed it into ca_file"
         )
     return f"the agent's certificate is refused: {said}"
 
@@ -132,7 +132,7 @@ def _refused_by_agent(reason: str, tls: ClientTls) -> Finding | None:
     if reason == "wrong version number":
         return Finding(
             "it speaks plain text, and the declaration asks for TLS: have the agent listen with --tls-cert and "
-            "--tls-key, or leave options.tls, ca_file and cert_file away",
+            "--tls-key, or leave tls, ca_file and cert_file away",
             True,
         )
     if "certificate required" in reason or "unknown ca" in reason or ("alert" in reason and "certificate" in reason):
@@ -149,9 +149,9 @@ def _hung_up(tls: ClientTls) -> str:
     if tls.pair is None:
         return (
             "it ended the connection right after the TLS handshake. It most likely asks for a client certificate "
-            "(mutual TLS): set options.cert_file and options.key_file"
+            "(mutual TLS): set cert_file and key_file"
         )
     return (
         "it ended the connection right after the TLS handshake. It most likely does not take the client certificate "
-        f"in {tls.pair_files[0]} (options.cert_file): the authority that signed it must be in the agent's --client-ca"
+        f"in {tls.pair_files[0]} (cert_file): the authority that signed it must be in the agent's --client-ca"
     )

@@ -116,7 +116,7 @@ class RemoteConnection(GrpcConnection):
     def _warn_of_plain_text(self, token: str) -> None:
         if token and self._tls is None and not self._address.startswith(_LOOPBACK):
             log.warning(
-                "agent '%s': its token and all data go to %s in plain text. Set options.ca_file or options.tls",
+                "agent '%s': its token and all data go to %s in plain text. Set ca_file or tls",
                 self._name,
                 self._address,
             )

@@ -70,7 +70,7 @@ def read_tls(declaration: AgentDeclaration) -> ClientTls | None:
         certificate, key = options.get("cert_file"), options.get("key_file")
         pair = None
         if certificate and key:
-            names = ("options.cert_file", "options.key_file")
+            names = ("cert_file", "key_file")
             pair = read_pair(Path(str(certificate)), Path(str(key)), *names, client=True)
     except UsageError as error:
         raise AgentStartError(
@@ -87,7 +87,7 @@ def uses_tls(options: Mapping[str, Any]) -> bool:
 
 def _authorities(file: Any) -> tuple[bytes | None, str]:
     if file:
-        return read_authorities(Path(str(file)), "options.ca_file"), f"options.ca_file, {file}"
+        return read_authorities(Path(str(file)), "ca_file"), f"ca_file, {file}"
     bundle = os.environ.get("SSL_CERT_FILE")
     if bundle:
         return read_authorities(Path(bundle), "SSL_CERT_FILE"), f"SSL_CERT_FILE, {bundle}"

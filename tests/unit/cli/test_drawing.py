@@ -150,6 +150,21 @@ def test_a_drawing_never_leaves_the_terminal(
         assert all(line.cell_len <= width for line in lines)
 
 
+@pytest.mark.parametrize(("width", "rate"), [(100, True), (78, False)])
+def test_the_id_of_a_run_is_whole_where_it_fits_and_the_rate_goes_first(
+    compile_stages: Compile, registry: Registry, width: int, rate: bool
+) -> None:
+    plan = compile_stages(stage("s", *[task(f"t{i}") for i in range(9)]))
+    model = ProgressModel(plan)
+    journal = Simulation(plan, work, registry=registry).run().journal
+    for event in journal:
+        model.apply(event)
+    model.run_id = RunId("20261122-230924-qjwtgd-and-so-on-to-the-end")
+    head = draw(model, journal[-1].at_ms, width=width, height=20)[0].plain
+    assert head.endswith(model.run_id)
+    assert ("/s" in head) is rate, head
+
+
 def test_a_small_run_is_drawn_with_every_task(compile_stages: Compile) -> None:
     plan = compile_stages(stage("s", task("x"), task("y"), type="parallel"), stage("t", task("z"), depends_on=["s"]))
     model = ProgressModel(plan)

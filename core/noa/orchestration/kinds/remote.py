@@ -36,7 +36,7 @@ class RemoteKind(AgentKind):
             if wrong := _wrong_address(address):
                 return (
                     f"agent '{name}': address '{address}' {wrong}: host:port is expected, such as localhost:50051"
-                    + (". TLS is switched on by options.tls or options.ca_file" if address.startswith("https:") else "")
+                    + (". TLS is switched on by tls or ca_file" if address.startswith("https:") else "")
                 )
         # A misspelt option of TLS would send the token in plain text.
         if unknown := sorted(set(declaration.options) - _OPTIONS):
@@ -46,7 +46,7 @@ class RemoteKind(AgentKind):
                 f"Known: {', '.join(sorted(_OPTIONS))}" + (f". Did you mean '{near[0]}'?" if near else "")
             )
         if bool(declaration.options.get("cert_file")) != bool(declaration.options.get("key_file")):
-            return f"agent '{name}': mutual TLS needs both options.cert_file and options.key_file"
+            return f"agent '{name}': mutual TLS needs both cert_file and key_file"
         return None
 
     def connect(self, declaration: AgentDeclaration, replica: int, context: AgentContext) -> AgentConnection:

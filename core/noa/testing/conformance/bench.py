@@ -323,6 +323,10 @@ class Bench:
             await asyncio.sleep(_POLL_S)
             health = await client.health()
         client.manifest, client.capacity = health.manifest, health.capacity
+        known = [action.name for action in client.manifest.actions]
+        for name in self.target.actions:
+            if name not in known:
+                raise UsageError(f"the agent has no action '{name}'. It has: {', '.join(known) or 'none'}")
         for name, inputs in self.target.actions.items():
             client.work_action, client.work_input = name, inputs
             break

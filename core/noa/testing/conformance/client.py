@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import secrets
 import time
 from collections.abc import Awaitable, Mapping
 from pathlib import Path
@@ -33,6 +34,8 @@ _SETTLE_S = 1.0
 _POLL_S = 0.01
 _TERMINAL = ("completed", "failed")
 _numbers = itertools.count(1)
+# An agent that goes on remembers the ids of the last check for a minute.
+_OF_THIS_PROCESS = secrets.token_hex(4)
 
 
 def brief(message: Any) -> str:
@@ -334,7 +337,7 @@ class Client:
 
     def begin_case(self) -> None:
         """Take a new run."""
-        self.run_id = f"conformance-{next(_numbers)}"
+        self.run_id = f"conformance-{_OF_THIS_PROCESS}-{next(_numbers)}"
         self._streams = []
         self._held = set()
 

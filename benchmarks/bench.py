@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import signal
-import socket
 import sqlite3
 import statistics
 import subprocess
@@ -163,66 +162,24 @@ async def measure_many_runs(folder: Path, runs: int = 200) -> dict:
     return {"value": statistics.median(rates), "limit": 1000, "unit": "runs/s"}
 
 
-async def _raw_rate(target: str, token: str, count: int, width: int) -> float:
-    """Executes a second of a bare grpc.aio client against a running agent."""
-    import grpc
-
-    from noa.agent.v1 import agent_service_pb2 as pb
-    from noa.agent.v1 import agent_service_pb2_grpc as pb_grpc
-    from noa.agent.v1 import payload_pb2
-
-    metadata = (("authorization", f"Bearer {token}"),)
-    async with grpc.aio.insecure_channel(target) as channel:
-        stub = pb_grpc.AgentServiceStub(channel)
-
-        async def one(number: int) -> None:
-            request = pb.ExecuteRequest(
-                execution_id=f"raw:{os.getpid()}:{time.time_ns()}:{number}",
-                idempotency_key="k",
-                run_id="raw",
-                task="s/t",
-                attempt=1,
-                action="echo",
-                input=payload_pb2.Payload(inline=b"{}"),
-            )
-            last = None
-            async for response in stub.Execute(request, metadata=metadata):
-                last = response
-            assert last is not None
-            assert last.WhichOneof("event") == "completed"
-
-        await one(-1)
-        numbers = iter(range(count))
-
-        async def worker() -> None:
-            for number in numbers:
-                await one(number)
-
-        start = time.perf_counter()
-        await asyncio.gather(*(worker() for _ in range(width)))
-        return count / (time.perf_counter() - start)
-
-
 async def measure_sidecar(folder: Path, width: int) -> dict:
     """One Rust agent process; the engine and the bare client call it in turn, over the same loopback address."""
     from bench_agents import chain, fan_out, registry
+    from languages import LANGUAGES, free_port, launch, raw_calls
 
     from noa.runtime import Runtime
 
-    address, token = f"127.0.0.1:{_free_port()}", "benchmark-token"
-    program = Path(sys.executable).parent / "noa-rust-agent"
-    launch = {"NOA_AGENT_LISTEN": address, "NOA_AGENT_TOKEN": token, "NOA_AGENT_PROTOCOL": "1"}
-    agent = subprocess.Popen([program], stdin=subprocess.PIPE, env={**os.environ, **launch})
-    os.environ["BENCH_TOKEN"] = token
+    address = f"127.0.0.1:{free_port()}"
+    agent = launch(LANGUAGES["Rust"], address)
     count = 1000 if width == 1 else 6000
     try:
         async with Runtime(registry=registry(echo_address=address), home=folder) as runtime:
             make = chain if width == 1 else (lambda n, **k: fan_out(n, width, **k))
             await _timed(runtime, runtime.load(chain(20, agent="echo", action_name="echo")))
             plan = runtime.load(make(count, agent="echo", action_name="echo"))
-            before = await _raw_rate(address, token, count, width)
+            before, _ = await raw_calls(address, count, width)
             seconds = await _timed(runtime, plan)
-            after = await _raw_rate(address, token, count, width)
+            after, _ = await raw_calls(address, count, width)
     finally:
         agent.communicate()
     raw = (before + after) / 2
@@ -231,12 +188,6 @@ async def measure_sidecar(folder: Path, width: int) -> dict:
         # What a chain could reach at most that is as durable as the engine's: one call and one commit a task.
         result["call_plus_commit"] = 1 / (1 / raw + 1 / commit_rate(folder))
     return result
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 _FIRST_TASK = """

@@ -21,11 +21,12 @@ from noa.model.payload import Artifact
 from noa.sdk.agent import Agent, action
 from noa.sdk.context import Context
 from noa.sdk.failures import ActionCancelled, ActionFailed
+from noa.sdk.whole_file import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ActionCancelled", "ActionFailed", "Agent", "Artifact", "Context", "action", "serve"]
+__all__ = ["ActionCancelled", "ActionFailed", "Agent", "Artifact", "Context", "action", "serve", "write_whole"]
 
 
 def serve(agent: Agent, *, environment: Mapping[str, str] | None = None) -> int:

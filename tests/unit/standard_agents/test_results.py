@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from noa_standard_agents.page import render
-from noa_standard_agents.results import write_whole
 
 NASTY = "<script>alert('x')</script> & \"more\".jpg"
 
@@ -87,20 +85,6 @@ async def test_unwritable_output_fails_and_names_the_path(bench: Any, where: str
 async def test_full_disk_fails_and_names_the_path(bench: Any) -> None:
     failure = await bench.failure("persist_results", **await inputs(bench), output_dir="/dev/full")
     assert failure.code == "OUTPUT_NOT_WRITABLE"
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def fail(file: IO[bytes]) -> None:
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        write_whole(path, fail)
-    assert os.listdir(tmp_path) == ["file"]
-    assert path.read_bytes() == b"old"
 
 
 def test_page_of_an_empty_report() -> None:

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from noa.sdk import ActionFailed, Agent, Artifact, Context, action
+from noa.sdk import ActionFailed, Agent, Artifact, Context, action, write_whole
 from noa_model_server import __version__
 from noa_model_server.manifest import FoundModel, find_model
 
@@ -241,41 +241,32 @@ class OnnxAgent(Agent):
 
         table = _read(ctx, predictions, "predictions")
         text = (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode()
+        writers: dict[str, Callable[[IO[bytes]], Any]] = {
+            "predictions.parquet": lambda file: pq.write_table(table, file),
+            "report.json": lambda file: file.write(text),
+        }
         try:
-            written = [
-                _write_whole(ctx.output_dir / "predictions.parquet", lambda file: pq.write_table(table, file)),
-                _write_whole(ctx.output_dir / "report.json", lambda file: file.write(text)),
-            ]
+            for name, write in writers.items():
+                write_whole(ctx.output_dir / name, write)
         except OSError as error:
             raise ActionFailed(
                 "OUTPUT_NOT_WRITABLE", f"cannot write {error.filename or 'the results'}: {error.strerror or error}"
             ) from error
-        return {"uris": [path.as_uri() for path in written]}
+        return {"uris": [(ctx.output_dir / name).as_uri() for name in writers]}
 
     def _ready(self, model: str) -> LoadedModel:
         from noa_model_server.runner import LoadedModel
 
         found = find_model(model)
-        key = f"{found.sha256()}:{found.manifest.model_dump_json()}"
+        # Not by its hash: a large file would be read anew for every batch.
+        seen = found.path.stat()
+        key = f"{found.path}:{seen.st_ino}:{seen.st_size}:{seen.st_mtime_ns}:{found.manifest.model_dump_json()}"
         with self._lock:
             ready = self._models.pop(key, None) or LoadedModel(found)
             self._models[key] = ready  # the one that was used last stands last
             while len(self._models) > _KEPT_MODELS:
                 del self._models[next(iter(self._models))]
             return ready
-
-
-def _write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def _walk(folder: Path) -> Iterator[Path]:

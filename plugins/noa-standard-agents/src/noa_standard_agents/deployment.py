@@ -16,11 +16,10 @@ from typing import IO, Annotated, Any, BinaryIO
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from noa.sdk import ActionFailed, Agent, Artifact, Context, action
+from noa.sdk import ActionFailed, Agent, Artifact, Context, action, write_whole
 from noa_standard_agents import __version__
 from noa_standard_agents.folder import EXCLUDED, Skipped, Walk, shown
 from noa_standard_agents.preprocessing import open_folder
-from noa_standard_agents.results import write_whole
 
 __all__ = ["DeploymentAgent"]
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -14,7 +12,7 @@ from urllib.parse import quote
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from noa.sdk import ActionFailed, Agent, Artifact, Context, action
+from noa.sdk import ActionFailed, Agent, Artifact, Context, action, write_whole
 from noa_standard_agents import __version__
 from noa_standard_agents.page import render
 from noa_standard_agents.rows import joined_rows
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
     from noa_standard_agents.findings import FileRow
 
-__all__ = ["StorageAgent", "write_whole"]
+__all__ = ["StorageAgent"]
 
 _COLUMNS = ("path", "size_bytes", "sha256", "extension", "label", "group", "mime_type", "score", "is_text", "dl_label")
 
@@ -78,29 +76,6 @@ class StorageAgent(Agent):
             "uris": ["file://" + quote(os.fsencode(path)) for path in written],
             "bytes": sum(path.stat().st_size for path in written),
         }
-
-
-def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Put a file in its place, durably, when all of it is written; before that the old one stays.
-
-    Raises:
-        OSError: It cannot be written; nothing was changed and no temporary file is left.
-    """
-    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(8)}")
-    try:
-        with open(temporary, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _output_folder(ctx: Context, output_dir: str | None) -> Path:

@@ -1,6 +1,7 @@
 """Secrets: marks until an agent is asked, masks wherever they turn up again."""
 
 import base64
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,13 @@ def test_what_is_wrong_with_a_secret_is_said(tmp_path: Path, content: bytes | No
         SecretVault(tmp_path, {}).value("KEY")
     with pytest.raises(SecretError, match="set the environment variable NOA_SECRET_KEY"):
         SecretVault(None, {}).value("KEY")
+
+
+def test_a_variable_that_is_no_text_is_refused_as_a_file_is() -> None:
+    undecodable = os.fsdecode(b"secret \xff\xfe")
+    with pytest.raises(SecretError, match="NOA_SECRET_KEY is not UTF-8 text"):
+        SecretVault(None, {"NOA_SECRET_KEY": undecodable}).value("KEY")
+    assert SecretVault(None, {"NOA_SECRET_KEY": "two\nlines"}).value("KEY") == "two\nlines"
 
 
 def test_all_secrets_that_are_missing_are_named_at_once(tmp_path: Path) -> None:

@@ -185,6 +185,11 @@ class SecretVault:
         variable = VARIABLE_PREFIX + name
         given = self._environment.get(variable)
         if given is not None:
+            if not given.isprintable() and any("\ud800" <= character <= "\udfff" for character in given):
+                raise SecretError(
+                    f"secret '{name}': the environment variable {variable} is not UTF-8 text; encode it, as by base64",
+                    secret=name,
+                )
             return given
         if self._folder is None:
             raise SecretError(

@@ -16,6 +16,7 @@
     │   └── AgentUnauthenticatedError   it refuses the engine's token
     ├── JournalError            the store failed; whether the last write happened is unknown
     │   ├── ConflictError       another owner wrote first; nothing was written
+    │   │   └── RunKeyError     a run was started under this key before
     │   ├── OwnershipError      another live engine owns the run
     │   └── JournalVersionError the store was written by a newer version
     ├── ArtifactError           an artifact is missing, damaged or cannot be written
@@ -48,6 +49,7 @@ __all__ = [
     "OwnershipError",
     "PluginError",
     "Problem",
+    "RunKeyError",
     "RunNotFoundError",
     "RunStateError",
     "SecretError",
@@ -239,6 +241,12 @@ class ConflictError(JournalError):
     """Another owner appended first; nothing was written. Read again."""
 
     code = "JOURNAL_CONFLICT"
+
+
+class RunKeyError(ConflictError):
+    """A run was started under this key before (`run_id` names it); nothing was written."""
+
+    code = "RUN_KEY"
 
 
 class OwnershipError(JournalError):

@@ -15,6 +15,7 @@ from noa.model.failure import Failure
 from noa.model.ids import TaskPath
 
 __all__ = [
+    "ANSWERS",
     "AttemptFailed",
     "AttemptSucceeded",
     "Block",
@@ -23,15 +24,22 @@ __all__ = [
     "Complete",
     "Decision",
     "Event",
+    "Fail",
     "Hold",
     "LateResult",
+    "Recall",
+    "Recalled",
     "RecoveryChosen",
     "Retry",
     "Rollback",
+    "RollbackStarted",
     "RunCreated",
     "RunFinished",
+    "RunReopened",
     "RunResumed",
     "RunStatus",
+    "SignalApplied",
+    "SignalRefused",
     "Skip",
     "StageFinished",
     "StageSkipped",
@@ -82,21 +90,48 @@ class Complete(_Decision, frozen=True, tag="complete"):
     degraded: bool = True
 
 
+class Recall(_Decision, frozen=True, tag="recall"):
+    """Take the outputs with which the task last succeeded, in whichever run; the run is then degraded.
+
+    Where there are none, the chain goes on after the entry that chose this.
+    """
+
+
 class Skip(_Decision, frozen=True, tag="skip"):
     """Count the task as skipped."""
 
 
+class Fail(_Decision, frozen=True, tag="fail"):
+    """Let the task fail; the rest of the chain is not asked. Text that is given replaces what its failure says."""
+
+    code: str = ""
+    message: str = ""
+
+
 class Rollback(_Decision, frozen=True, tag="rollback"):
-    """Undo the run by its compensations."""
+    """Let the task fail, end the run and undo what it did by its compensations."""
 
 
 class Hold(_Decision, frozen=True, tag="hold"):
-    """Wait for a person to answer."""
+    """Wait for a person to answer.
+
+    Attributes:
+        question: For the person.
+        choices: Answers that are taken; empty means all of `ANSWERS`.
+        timeout_ms: How long; None waits for ever.
+        on_timeout: The answer that counts when nobody gave one in time.
+    """
 
     question: str = ""
+    choices: list[str] = []
+    timeout_ms: int | None = None
+    on_timeout: str = "fail"
 
 
-Decision: TypeAlias = Retry | Substitute | Complete | Skip | Rollback | Hold
+Decision: TypeAlias = Retry | Substitute | Complete | Recall | Skip | Fail | Rollback | Hold
+
+ANSWERS = ("retry", "skip", "override", "fail", "rollback")
+"""What a person can answer about a task that failed; `override` comes with outputs."""
 
 
 class Block(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -119,6 +154,9 @@ class RunCreated(_Event, frozen=True, tag="run_created"):
     Attributes:
         definitions: SHA-256 of the pinned texts by the name under which they are found; the root is "".
         parent: Execution id of the task whose sub-workflow this is, else empty.
+        key: Idempotency key under which it was started, else empty.
+        forked_from: Run whose past it shares, else empty.
+        forked_at: Sequence number of the last event that it shares.
     """
 
     run_id: str
@@ -130,6 +168,9 @@ class RunCreated(_Event, frozen=True, tag="run_created"):
     actor: str = ""
     parent: str = ""
     output_uri: str = ""
+    key: str = ""
+    forked_from: str = ""
+    forked_at: int = 0
 
 
 class RunResumed(_Event, frozen=True, tag="run_resumed"):
@@ -178,7 +219,11 @@ class StageFinished(_Event, frozen=True, tag="stage_finished"):
 class TaskScheduled(_Event, frozen=True, tag="task_scheduled"):
     """An attempt may begin: its inputs are resolved. Agent and action only where they differ from the plan.
 
-    `wired`: the inputs are what implicit wiring gives, which follows from earlier events; `inputs` is then empty.
+    Attributes:
+        wired: The inputs are what implicit wiring gives, which follows from earlier events; `inputs` is then empty.
+        cache_key: Under which outputs of an equal task are looked for first; empty looks for none.
+        cache_ttl_ms: How old those may be; None is any age.
+        hedge_ms: After how long a second attempt begins beside this one; None is never.
     """
 
     task: TaskPath
@@ -187,6 +232,9 @@ class TaskScheduled(_Event, frozen=True, tag="task_scheduled"):
     wired: bool = False
     agent: str = ""
     action: str = ""
+    cache_key: str = ""
+    cache_ttl_ms: int | None = None
+    hedge_ms: int | None = None
 
 
 class TaskSkipped(_Event, frozen=True, tag="task_skipped"):
@@ -197,13 +245,17 @@ class TaskSkipped(_Event, frozen=True, tag="task_skipped"):
 
 
 class AttemptSucceeded(_Event, frozen=True, tag="attempt_succeeded"):
-    """An agent finished the work; the task is done."""
+    """An agent finished the work; the task is done.
+
+    `keep`: under which keys the store keeps the outputs for `Recall`, and for how long (milliseconds; 0 for ever).
+    """
 
     task: TaskPath
     attempt: int
     outputs: dict[str, Any] = {}
     duration_ms: int = 0
     metrics: dict[str, float] = {}
+    keep: dict[str, int] = {}
 
 
 class AttemptFailed(_Event, frozen=True, tag="attempt_failed"):
@@ -246,6 +298,71 @@ class CancelRequested(_Event, frozen=True, tag="cancel_requested"):
     signal: str = ""
 
 
+class Recalled(_Event, frozen=True, tag="recalled"):
+    """The store was asked for outputs that are kept.
+
+    Attributes:
+        found: Whether there are any; else the rest is empty.
+        run: Run that gave them.
+        made_at_ms: When.
+    """
+
+    task: TaskPath
+    attempt: int
+    found: bool = False
+    outputs: dict[str, Any] = {}
+    run: str = ""
+    made_at_ms: int = 0
+
+
+class SignalApplied(_Event, frozen=True, tag="signal_applied"):
+    """Somebody outside the run decided something about it.
+
+    Attributes:
+        signal: Id of the signal.
+        kind: Such as "answer".
+        task: Which it is about; empty for the run.
+        body: Of the kind's own, such as {"choice": "override", "outputs": {…}}.
+    """
+
+    signal: str
+    kind: str
+    actor: str = ""
+    reason: str = ""
+    task: TaskPath = TaskPath("")
+    body: dict[str, Any] = {}
+
+
+class SignalRefused(_Event, frozen=True, tag="signal_refused"):
+    """A signal made no sense when it came; `why` says so. Nothing was changed."""
+
+    signal: str
+    kind: str
+    why: str
+    actor: str = ""
+    task: str = ""
+
+
+class RollbackStarted(_Event, frozen=True, tag="rollback_started"):
+    """What the run did is being undone. `failure` is why; None after a cancellation."""
+
+    failure: Failure | None = None
+
+
+class RunReopened(_Event, frozen=True, tag="run_reopened"):
+    """A run that was over goes on: what failed is tried again, what succeeded is kept.
+
+    Attributes:
+        from_task: Done again with all that depends on it, though it succeeded; empty for none.
+        rollback: Undo the run instead.
+    """
+
+    actor: str = ""
+    reason: str = ""
+    from_task: TaskPath = TaskPath("")
+    rollback: bool = False
+
+
 class LateResult(_Event, frozen=True, tag="late_result"):
     """A result came for an attempt that was not waiting for one; recorded and not applied."""
 
@@ -255,12 +372,13 @@ class LateResult(_Event, frozen=True, tag="late_result"):
 
 
 class RunFinished(_Event, frozen=True, tag="run_finished"):
-    """The last event of a run."""
+    """The last event of a run, unless it is reopened. `left`: tasks whose effects could not be undone."""
 
     status: RunStatus
     outputs: dict[str, Any] = {}
     failure: Failure | None = None
     degraded: bool = False
+    left: list[TaskPath] = []
 
 
 Event: TypeAlias = (
@@ -278,6 +396,11 @@ Event: TypeAlias = (
     | TaskFailed
     | TimerFired
     | CancelRequested
+    | Recalled
+    | SignalApplied
+    | SignalRefused
+    | RollbackStarted
+    | RunReopened
     | LateResult
     | RunFinished
 )

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import NewType
 
-__all__ = ["ExecutionId", "RunId", "TaskPath", "execution_id", "idempotency_key", "parse_execution_id", "task_path"]
+__all__ = [
+    "ExecutionId",
+    "RunId",
+    "TaskPath",
+    "compensation_path",
+    "execution_id",
+    "idempotency_key",
+    "parse_execution_id",
+    "task_path",
+]
 
 RunId = NewType("RunId", str)
 """A run, such as `20261122-221530-k3f9x2`: sorts by time of creation."""
@@ -22,6 +31,11 @@ _EXECUTION = re.compile(r"^(?P<run>[^:]+):(?P<task>.+):(?P<attempt>\d+)$")
 def task_path(stage: str, block: str, task: str) -> TaskPath:
     """The path of a task; `block` is empty for the only block of a stage."""
     return TaskPath(f"{stage}[{block}]/{task}" if block else f"{stage}/{task}")
+
+
+def compensation_path(task: TaskPath) -> TaskPath:
+    """The path of what undoes a task: `stage/task~compensate`."""
+    return TaskPath(f"{task}~compensate")
 
 
 def execution_id(run: RunId, task: TaskPath, attempt: int) -> ExecutionId:

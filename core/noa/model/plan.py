@@ -14,6 +14,7 @@ import msgspec
 __all__ = [
     "AgentSpec",
     "BlockTemplate",
+    "CachePlan",
     "Dependency",
     "Expression",
     "InputSpec",
@@ -102,7 +103,11 @@ class Edge(msgspec.Struct, frozen=True):
 
 
 class StrategySpec(msgspec.Struct, frozen=True):
-    """One entry of a `recovery` list: a strategy's name and its validated options (JSON)."""
+    """One entry of a `recovery` list: a strategy's name and its validated options.
+
+    Options are JSON in which a leaf may be an Expression or an Interpolation; what stands so in a decision is evaluated
+    when it is chosen.
+    """
 
     name: str
     options: Mapping[str, Any] = {}
@@ -116,6 +121,18 @@ class Timeouts(msgspec.Struct, frozen=True):
     heartbeat_ms: int | None = None
     queue_ms: int | None = None
     total_ms: int | None = None
+
+
+class CachePlan(msgspec.Struct, frozen=True):
+    """When outputs of an earlier equal task are taken.
+
+    Attributes:
+        key: Template of what makes two tasks equal; None means their inputs.
+        ttl_ms: How old the outputs may be; None is any age.
+    """
+
+    key: Template = None
+    ttl_ms: int | None = None
 
 
 class TaskPlan(msgspec.Struct, frozen=True):
@@ -137,6 +154,9 @@ class TaskPlan(msgspec.Struct, frozen=True):
         priority: Higher goes first among tasks that could start.
         idempotent: None means what the agent's manifest says.
         secrets: Names of the secrets that the inputs pass on.
+        compensate: What undoes it, as a task of the same name; its inputs None means this task's inputs and outputs.
+        compensate_after: "attempt" undoes it also where an attempt began and did not succeed: its effects are unknown.
+        cache: When outputs of an earlier equal task are taken; None is never.
     """
 
     name: str
@@ -154,6 +174,9 @@ class TaskPlan(msgspec.Struct, frozen=True):
     priority: int = 0
     idempotent: bool | None = None
     secrets: tuple[str, ...] = ()
+    compensate: TaskPlan | None = None
+    compensate_after: Literal["success", "attempt"] = "success"
+    cache: CachePlan | None = None
     position: Position = Position()
 
 
@@ -252,6 +275,7 @@ class Plan(msgspec.Struct, frozen=True):
         agents: That the definition declares.
         resources: Capacity of named pools that the definition declares.
         recovery: The chain for all tasks; None means none.
+        on_failure: Whether a run that fails or is cancelled undoes what it did.
         max_parallel: How many tasks may run at once; None means no limit.
         timeout_ms: Limit for the run; None means none.
         children: Plans of the sub-workflows by the path that tasks name.
@@ -271,6 +295,7 @@ class Plan(msgspec.Struct, frozen=True):
     agents: Mapping[str, AgentSpec] = {}
     resources: Mapping[str, float] = {}
     recovery: tuple[StrategySpec, ...] | None = None
+    on_failure: Literal["fail", "rollback"] = "fail"
     max_parallel: int | None = None
     timeout_ms: int | None = None
     children: Mapping[str, Plan] = {}

@@ -1,6 +1,6 @@
 """What a plugin author imports: the hook marker, the interfaces, and the data they speak."""
 
-from noa.model.events import Block, Complete, Decision, Hold, Retry, Rollback, Skip, Substitute
+from noa.model.events import Block, Complete, Decision, Fail, Hold, Recall, Retry, Rollback, Skip, Substitute
 from noa.model.execution import Assignment, Log, Outcome, OutputChunk, Progress, Succeeded
 from noa.model.failure import Failure
 from noa.model.payload import Artifact
@@ -21,6 +21,7 @@ from noa.plugin.interfaces import (
     Mode,
     Observe,
     Opening,
+    Recollection,
     RecoveryStrategy,
     RunRecord,
     SignalRecord,
@@ -50,6 +51,7 @@ __all__ = [
     "BlockView",
     "Complete",
     "Decision",
+    "Fail",
     "Failure",
     "Hold",
     "Journal",
@@ -62,6 +64,8 @@ __all__ = [
     "OutputChunk",
     "PluginInfo",
     "Progress",
+    "Recall",
+    "Recollection",
     "RecoveryStrategy",
     "Registry",
     "ReplicaStatus",

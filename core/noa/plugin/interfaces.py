@@ -35,6 +35,7 @@ __all__ = [
     "Mode",
     "Observe",
     "Opening",
+    "Recollection",
     "RecoveryStrategy",
     "RunRecord",
     "SignalRecord",
@@ -312,15 +313,18 @@ class StageType(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Attempted:
-    """The past of a task that failed.
+    """The past of a task that failed. "This entry" is the entry of the chain that is asked.
 
     Attributes:
         attempt: Number of the attempt that failed, from 1.
-        chosen: How often this very entry of the chain was chosen before for this task.
+        chosen: How often this entry was chosen before for this task.
         elapsed_ms: Since the task's first attempt began.
         jitter: Random number, 0 to 1, drawn when the attempt failed.
         idempotent: Whether the action may be done twice.
-        outputs: Evaluated `outputs` option, where the strategy has one.
+        switches: How often this entry chose `Substitute` before.
+        tries: Attempts since the task began or was last substituted, by whichever entry; the one that failed included.
+        last_delay_ms: `after_ms` of the last `Retry` that this entry chose; 0 where it chose none.
+        expired: Whether the task's total time is over: `Retry` and `Substitute` are then passed over.
     """
 
     attempt: int
@@ -328,17 +332,55 @@ class Attempted:
     elapsed_ms: int
     jitter: float
     idempotent: bool = False
+    switches: int = 0
+    tries: int = 1
+    last_delay_ms: int = 0
+    expired: bool = False
 
 
 class RecoveryStrategy(ABC):
-    """Answers a failed attempt. Pure: the same arguments give the same answer."""
+    """Answers a failed attempt, and may guard attempts before they begin. Pure: the same arguments, the same answer.
+
+    An option that a user may fill with `${{ }}` is declared as `Any` or `dict[str, Any]`: it then holds compiled
+    expressions, which are evaluated where a decision carries them (`Substitute.inputs`, `Complete.outputs`,
+    `Hold.question`, `Fail.message`). In their scope is also `failure`, with code, message, retryable and details.
+    """
 
     name: ClassVar[str]
     options: ClassVar[type[BaseModel]]
 
+    guards: ClassVar[bool] = False
+    """Whether `admit` and `observe` are called."""
+
     @abstractmethod
     def recover(self, failure: Failure, past: Attempted, options: Any) -> Decision | None:
         """What to do, or None to leave it to the next strategy of the chain."""
+
+    def recalls(self, options: Any) -> bool:
+        """Whether it may choose `Recall`: outputs of tasks with such a chain are kept for later runs."""
+        return False
+
+    def hedge_after_ms(self, durations_ms: Sequence[int], past_attempts: int, options: Any) -> int | None:
+        """After how long a second attempt is to begin beside one that begins now; None for never.
+
+        Args:
+            durations_ms: Of the latest attempts of this agent and action that succeeded in this process, sorted.
+            past_attempts: Of this task. Only asked where the action may be done twice.
+        """
+        return None
+
+    def admit(self, memory: Any, now_ms: int, options: Any) -> tuple[Any, Failure | None]:
+        """Whether an attempt may be executed now, with the memory to keep; a Failure ends it without asking the agent.
+
+        Args:
+            memory: What `admit` or `observe` last returned for this agent, action and options in this process, shared
+                by all runs; None at first. A value, never changed in place.
+        """
+        return memory, None
+
+    def observe(self, memory: Any, failure: Failure | None, now_ms: int, options: Any) -> Any:
+        """How an admitted attempt ended (None: it succeeded); the memory to keep."""
+        return memory
 
 
 class Mode(ABC):
@@ -379,6 +421,15 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Recollection:
+    """Outputs that were kept: of which run, and when they were made (epoch milliseconds)."""
+
+    outputs: Mapping[str, Any]
+    run_id: RunId
+    made_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class SignalRecord:
     """Input from outside a run. `applied_seq` is the event that applied it, 0 while it waits."""
 
@@ -407,10 +458,23 @@ class Journal(ABC):
         """Finish what was appended, then close. Idempotent."""
 
     @abstractmethod
-    async def create(self, run: RunId, created: Event, *, owner: str, lease_ms: int, texts: Mapping[str, str]) -> Lease:
+    async def create(
+        self,
+        run: RunId,
+        created: Event,
+        *,
+        owner: str,
+        lease_ms: int,
+        texts: Mapping[str, str],
+        past: Sequence[Event] = (),
+    ) -> Lease:
         """Begin a run: its first event (a RunCreated) and the definition texts by SHA-256, in one commit.
 
+        Args:
+            past: Events that follow the first one, of a run that shares the past of another.
+
         Raises:
+            RunKeyError: A run was started under `created.key` before; the error names it. Nothing was written.
             ConflictError: The run exists already; nothing was written.
         """
 
@@ -444,8 +508,10 @@ class Journal(ABC):
         """One run. Raises RunNotFoundError. A unique prefix of an id is taken for it."""
 
     @abstractmethod
-    async def runs(self, *, status: str | None = None, workflow: str | None = None, limit: int = 50) -> list[RunRecord]:
-        """Runs, newest first."""
+    async def runs(
+        self, *, status: str | None = None, workflow: str | None = None, limit: int | None = 50
+    ) -> list[RunRecord]:
+        """Runs, newest first; all of them without a limit."""
 
     @abstractmethod
     async def acquire(self, run: RunId, *, owner: str, lease_ms: int) -> Lease:
@@ -462,6 +528,25 @@ class Journal(ABC):
     @abstractmethod
     async def release(self, lease: Lease) -> None:
         """Give a run up, so that another may take it at once."""
+
+    async def abandoned(self) -> list[RunRecord]:
+        """Runs that are not over, have no parent, and whose lease is expired or whose owner is dead; oldest first."""
+        raise NotImplementedError
+
+    async def recall(self, key: str, *, not_before_ms: int = 0) -> Recollection | None:
+        """Outputs that a finished task kept under a key (`AttemptSucceeded.keep`), the latest ones.
+
+        Args:
+            not_before_ms: Older ones do not count, nor do those whose time to live is over.
+        """
+        raise NotImplementedError
+
+    async def delete(self, runs: Sequence[RunId]) -> int:
+        """Remove runs that are over, with their events, signals and definitions that no other run needs; how many.
+
+        A run that is not over, or that a live engine owns, is left alone. Kept outputs stay until their time is over.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     async def put_signal(self, signal: SignalRecord) -> bool:

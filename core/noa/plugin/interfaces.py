@@ -529,24 +529,24 @@ class Journal(ABC):
     async def release(self, lease: Lease) -> None:
         """Give a run up, so that another may take it at once."""
 
+    @abstractmethod
     async def abandoned(self) -> list[RunRecord]:
         """Runs that are not over, have no parent, and whose lease is expired or whose owner is dead; oldest first."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def recall(self, key: str, *, not_before_ms: int = 0) -> Recollection | None:
         """Outputs that a finished task kept under a key (`AttemptSucceeded.keep`), the latest ones.
 
         Args:
             not_before_ms: Older ones do not count, nor do those whose time to live is over.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     async def delete(self, runs: Sequence[RunId]) -> int:
         """Remove runs that are over, with their events, signals and definitions that no other run needs; how many.
 
         A run that is not over, or that a live engine owns, is left alone. Kept outputs stay until their time is over.
         """
-        raise NotImplementedError
 
     @abstractmethod
     async def put_signal(self, signal: SignalRecord) -> bool:

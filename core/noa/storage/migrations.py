@@ -9,7 +9,16 @@ import sqlite3
 
 from noa.errors import JournalError, JournalVersionError
 
-__all__ = ["APPLICATION_ID", "MIGRATIONS", "RUNS_WITH_LAST_EVENT", "SEQ_BITS", "SEQ_MASK", "VERSION", "migrate"]
+__all__ = [
+    "APPLICATION_ID",
+    "MIGRATIONS",
+    "OVER",
+    "RUNS_WITH_LAST_EVENT",
+    "SEQ_BITS",
+    "SEQ_MASK",
+    "VERSION",
+    "migrate",
+]
 
 APPLICATION_ID = 0x4E4F414A
 """Marks an SQLite file as a journal of noa ("NOAJ")."""
@@ -18,6 +27,9 @@ SEQ_BITS = 32
 """`events.id` is `runs.id << SEQ_BITS | seq`: the events of a run stand side by side in one B-tree, in order."""
 
 SEQ_MASK = (1 << SEQ_BITS) - 1
+
+OVER = frozenset({"succeeded", "failed", "cancelled", "rolled_back", "rollback_failed"})
+"""Statuses of a run that is over, unless it is reopened."""
 
 RUNS_WITH_LAST_EVENT = (
     "runs JOIN events ON events.id = (SELECT max(last.id) FROM events AS last "
@@ -72,7 +84,23 @@ _INITIAL = (
     """,
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_INITIAL,)
+# The key under which a run was started, outputs that are kept for later runs, and an index for the deletion of runs.
+_KEYS_AND_KEPT = (
+    "ALTER TABLE runs ADD COLUMN run_key TEXT NOT NULL DEFAULT ''",
+    "CREATE UNIQUE INDEX runs_by_key ON runs (run_key) WHERE run_key <> ''",
+    "CREATE INDEX signals_by_run ON signals (run_id)",
+    """
+    CREATE TABLE kept (
+        key           TEXT    PRIMARY KEY,
+        outputs       BLOB    NOT NULL,
+        run_id        TEXT    NOT NULL,
+        made_at_ms    INTEGER NOT NULL,
+        expires_at_ms INTEGER NOT NULL
+    )
+    """,
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_INITIAL, _KEYS_AND_KEPT)
 VERSION = len(MIGRATIONS)
 
 

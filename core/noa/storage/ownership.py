@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["is_dead", "new_owner"]
+__all__ = ["is_dead", "is_held", "new_owner"]
 
 
 def new_owner() -> str:
@@ -33,6 +33,11 @@ def is_dead(owner: str) -> bool:
     if boot != here_boot:
         return bool(boot and here_boot)
     return space == here_space and _start(int(parts[2])) != parts[3]
+
+
+def is_held(owner: str, lease_until_ms: int, now_ms: int) -> bool:
+    """Whether an engine that may live holds a lease: nobody else may take the run now."""
+    return bool(owner) and now_ms < lease_until_ms and not is_dead(owner)
 
 
 @cache

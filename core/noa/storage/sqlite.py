@@ -6,23 +6,25 @@ import asyncio
 import difflib
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
-from noa.errors import ConflictError, JournalError, OwnershipError, RunNotFoundError, UsageError
-from noa.model.events import Event, RunCreated, RunFinished, decode_event, encode_event
+from noa.errors import ConflictError, JournalError, OwnershipError, RunKeyError, RunNotFoundError, UsageError
+from noa.model.events import AttemptSucceeded, Event, RunCreated, RunFinished, RunReopened, decode_event, encode_event
 from noa.model.ids import RunId
-from noa.plugin.interfaces import Journal, Lease, RunRecord, SignalRecord
+from noa.plugin.interfaces import Journal, Lease, Recollection, RunRecord, SignalRecord
 from noa.storage.connection import connect, file_path, journal_error
-from noa.storage.migrations import RUNS_WITH_LAST_EVENT, SEQ_BITS, SEQ_MASK, migrate
-from noa.storage.ownership import is_dead
-from noa.storage.writer import Append, Work, Writer, chain_hash
+from noa.storage.deletion import delete_run, delete_unused_definitions
+from noa.storage.migrations import OVER, RUNS_WITH_LAST_EVENT, SEQ_BITS, SEQ_MASK, migrate
+from noa.storage.ownership import is_held
+from noa.storage.writer import Append, Work, Writer, chain_hash, insert_events
 
-__all__ = ["MAX_EVENTS", "SqliteJournal"]
+__all__ = ["MAX_EVENTS", "SqliteJournal", "status_after"]
 
 MAX_EVENTS = 10_000
 """Most events for one append."""
@@ -31,6 +33,19 @@ _RECORD = (
     "SELECT run_id, workflow, status, created_at_ms, json_extract(CAST(body AS TEXT), '$.at_ms'), "
     f"events.id & {SEQ_MASK}, owner, fence, lease_until_ms, parent, degraded FROM {RUNS_WITH_LAST_EVENT}"
 )
+_NOTED = frozenset(
+    {
+        AttemptSucceeded,
+        RunFinished,
+        RunReopened,
+        *(kind for kind in get_args(Event) if "signal" in kind.__struct_fields__),
+    }
+)
+"""Events that may change something beside the history. The others, which are most, cost an append nothing."""
+
+_DELETED_AT_ONCE = 16
+"""Runs that are deleted in one transaction; others that write wait for it."""
+
 _SIGNAL = "SELECT signal_id, run_id, kind, actor, reason, body, created_at_ms, applied_seq FROM signals"
 T = TypeVar("T")
 
@@ -76,23 +91,34 @@ class SqliteJournal(Journal):
         for connection in reversed(self._connections):
             connection.close()
 
-    async def create(self, run: RunId, created: Event, *, owner: str, lease_ms: int, texts: Mapping[str, str]) -> Lease:
+    async def create(
+        self,
+        run: RunId,
+        created: Event,
+        *,
+        owner: str,
+        lease_ms: int,
+        texts: Mapping[str, str],
+        past: Sequence[Event] = (),
+    ) -> Lease:
         if not isinstance(created, RunCreated):
             raise UsageError(f"run '{run}': the first event must be a RunCreated, got {type(created).__name__}")
-        body = _encode(run, created)
+        bodies = [_encode(run, event) for event in (created, *past)]
+        hashes = list(accumulate(bodies, chain_hash, initial=b""))[1:]
+        status, degraded = status_after(past)
         until_ms = self._now_ms() + lease_ms
-        status, at_ms, last_hash = "running", created.at_ms, chain_hash(b"", body)
 
         def work(connection: sqlite3.Connection) -> Lease:
-            if connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run,)).fetchone():
-                raise ConflictError(f"run '{run}' exists already in {self._where}; nothing was written", run_id=run)
+            self._check_new(connection, run, created.key)
             number = connection.execute(
                 "INSERT INTO runs (run_id, workflow, status, created_at_ms, last_seq, last_hash, owner, fence, "
-                "lease_until_ms, parent, degraded) VALUES (?, ?, ?, ?, 1, ?, ?, 1, ?, ?, 0)",
-                (run, created.workflow, status, at_ms, last_hash, owner, until_ms, created.parent),
-            ).lastrowid
+                "lease_until_ms, parent, degraded, run_key) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?)",
+                (run, created.workflow, status, created.at_ms, len(bodies), hashes[-1], owner, until_ms,
+                 created.parent, degraded, created.key),
+            ).lastrowid  # fmt: skip
             assert number is not None
-            connection.execute("INSERT INTO events VALUES (?, ?, ?)", (number << SEQ_BITS | 1, body, last_hash))
+            keys = range(number << SEQ_BITS | 1, (number << SEQ_BITS) + len(bodies) + 1)
+            insert_events(connection, list(chain.from_iterable(zip(keys, bodies, hashes, strict=True))))
             for sha256, text in texts.items():
                 connection.execute("INSERT OR IGNORE INTO definitions VALUES (?, ?)", (sha256, text))
             return Lease(run, owner, 1, until_ms)
@@ -103,17 +129,15 @@ class SqliteJournal(Journal):
         run, writer = lease.run_id, self._open_writer()
         if not 1 <= len(events) <= MAX_EVENTS:
             raise UsageError(f"run '{run}': an append takes 1 to {MAX_EVENTS} events, got {len(events)}", run_id=run)
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         try:
             bodies = [encode_event(event) for event in events]
+            job = Append(future, run, lease.fence, expected_seq, bodies, events[-1].at_ms)
+            for seq, event in enumerate(events, expected_seq + 1):
+                if type(event) in _NOTED:
+                    _note(job, seq, event)
         except Exception as error:  # msgspec raises several kinds for values that are not JSON
             raise _not_json(run, error) from error
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        job = Append(future, run, lease.fence, expected_seq, bodies, events[-1].at_ms)
-        for seq, event in enumerate(events, expected_seq + 1):
-            if isinstance(event, RunFinished):
-                job.status, job.degraded = event.status, event.degraded
-            elif signal := getattr(event, "signal", ""):
-                job.signals = (*job.signals, (signal, seq))
         writer.submit(job)
         return await future
 
@@ -161,13 +185,16 @@ class SqliteJournal(Journal):
 
         return await self._read(work, f"read run '{run}'")
 
-    async def runs(self, *, status: str | None = None, workflow: str | None = None, limit: int = 50) -> list[RunRecord]:
+    async def runs(
+        self, *, status: str | None = None, workflow: str | None = None, limit: int | None = 50
+    ) -> list[RunRecord]:
         wanted = {"status": status, "workflow": workflow}
         chosen = {name: value for name, value in wanted.items() if value is not None}
         where = " AND ".join(f"{name} = :{name}" for name in chosen)
         sql = f"{_RECORD} {'WHERE ' + where if where else ''} ORDER BY runs.id DESC LIMIT :limit"
         rows = await self._read(
-            lambda connection: connection.execute(sql, {**chosen, "limit": limit}).fetchall(), "list the runs"
+            lambda connection: connection.execute(sql, {**chosen, "limit": -1 if limit is None else limit}).fetchall(),
+            "list the runs",
         )
         return [_record(row) for row in rows]
 
@@ -182,7 +209,7 @@ class SqliteJournal(Journal):
                 raise _not_found(connection, run, self._where)
             number, holder, fence, until_ms = row
             now_ms = self._now_ms()
-            if holder not in {"", owner} and now_ms < until_ms and not is_dead(holder):
+            if holder != owner and is_held(holder, until_ms, now_ms):
                 raise OwnershipError(
                     f"run '{run}' is owned by the engine {holder} for another {(until_ms - now_ms) / 1000:.1f} s at "
                     "least. Use that one, end it, or wait",
@@ -234,6 +261,41 @@ class SqliteJournal(Journal):
             writer.forget(lease.run_id)
 
         await self._write(work, f"release run '{lease.run_id}'")
+
+    async def abandoned(self) -> list[RunRecord]:
+        sql = f"{_RECORD} WHERE status NOT IN (SELECT value FROM json_each(?)) AND parent = '' ORDER BY runs.id"
+        over = msgspec.json.encode(sorted(OVER)).decode()
+        rows = await self._read(lambda connection: connection.execute(sql, (over,)).fetchall(), "list the runs")
+        now_ms = self._now_ms()
+        return [record for record in map(_record, rows) if not is_held(record.owner, record.lease_until_ms, now_ms)]
+
+    async def recall(self, key: str, *, not_before_ms: int = 0) -> Recollection | None:
+        sql = (
+            "SELECT outputs, run_id, made_at_ms FROM kept WHERE key = ? AND made_at_ms >= ? "
+            "AND (expires_at_ms = 0 OR expires_at_ms > ?)"
+        )
+        row = await self._read(
+            lambda connection: connection.execute(sql, (key, not_before_ms, self._now_ms())).fetchone(),
+            "read kept outputs",
+        )
+        return None if row is None else Recollection(msgspec.json.decode(row[0]), RunId(row[1]), row[2])
+
+    async def delete(self, runs: Sequence[RunId]) -> int:
+        writer, deleted = self._open_writer(), 0
+
+        def one(run: RunId) -> Callable[[sqlite3.Connection], bool]:
+            def work(connection: sqlite3.Connection) -> bool:
+                writer.forget(run)
+                return delete_run(connection, run, self._now_ms())
+
+            return work
+
+        for start in range(0, len(runs), _DELETED_AT_ONCE):
+            part = runs[start : start + _DELETED_AT_ONCE]
+            deleted += sum(await asyncio.gather(*(self._write(one(run), f"delete run '{run}'") for run in part)))
+        if deleted:
+            await self._write(delete_unused_definitions, "delete definitions")
+        return deleted
 
     async def put_signal(self, signal: SignalRecord) -> bool:
         try:
@@ -316,6 +378,17 @@ class SqliteJournal(Journal):
             raise
         return opened[0], opened[1]
 
+    def _check_new(self, connection: sqlite3.Connection, run: str, key: str) -> None:
+        """Refuse a run that is there already, by its key or its id."""
+        if key and (found := connection.execute("SELECT run_id FROM runs WHERE run_key = ?", (key,)).fetchone()):
+            raise RunKeyError(
+                f"the key '{key}' belongs to run {found[0]} in {self._where}; nothing was written. Look at that "
+                "run, or use another key",
+                run_id=found[0], key=key,
+            )  # fmt: skip
+        if connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run,)).fetchone():
+            raise ConflictError(f"run '{run}' exists already in {self._where}; nothing was written", run_id=run)
+
     def _open_writer(self) -> Writer:
         if self._writer is None:
             raise JournalError(f"{self._where}: the journal is not open", path=self._where)
@@ -330,7 +403,9 @@ class SqliteJournal(Journal):
         if self._reader is None or self._connections is None:
             raise JournalError(f"{self._where}: the journal is not open", path=self._where)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._reader, work, self._connections[1])
+            return await asyncio.get_running_loop().run_in_executor(
+                self._reader, _in_one_moment, work, self._connections[1]
+            )
         except (sqlite3.Error, OverflowError) as error:
             raise journal_error(error, self._where, doing) from error
 
@@ -343,6 +418,44 @@ class SqliteJournal(Journal):
                 "version, or the file is damaged",
                 run_id=run, seq=seq,
             ) from error  # fmt: skip
+
+
+def _in_one_moment(work: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
+    """Read in a transaction: what another process deletes or writes in between does not mix in."""
+    connection.execute("BEGIN")
+    try:
+        return work(connection)
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def status_after(events: Iterable[Event]) -> tuple[str, bool]:
+    """Status of a run with these events, and whether it ended degraded."""
+    status, degraded = "running", False
+    for event in events:
+        if isinstance(event, RunFinished):
+            status, degraded = event.status, event.degraded
+        elif isinstance(event, RunReopened):
+            status, degraded = "running", False
+    return status, degraded
+
+
+def _note(job: Append, seq: int, event: Event) -> None:
+    """Put what an event changes beside the history into its append."""
+    if isinstance(event, AttemptSucceeded):
+        if event.keep:
+            outputs = msgspec.json.encode(event.outputs)
+            job.kept = (
+                *job.kept,
+                *(
+                    (key, outputs, job.run_id, event.at_ms, event.at_ms + ttl_ms if ttl_ms else 0)
+                    for key, ttl_ms in event.keep.items()
+                ),
+            )
+    elif isinstance(event, RunFinished | RunReopened):
+        job.status, job.degraded = status_after((event,))
+    elif signal := getattr(event, "signal", ""):
+        job.signals = (*job.signals, (signal, seq))
 
 
 def _encode(run: str, event: Event) -> bytes:

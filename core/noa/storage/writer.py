@@ -25,7 +25,7 @@ from noa.errors import ConflictError, JournalError, NoaError, RunNotFoundError
 from noa.storage.connection import BUSY_TIMEOUT_S, journal_error
 from noa.storage.migrations import RUNS_WITH_LAST_EVENT, SEQ_BITS, SEQ_MASK
 
-__all__ = ["INLINE_LIMIT_S", "Append", "Work", "Writer", "chain_hash"]
+__all__ = ["INLINE_LIMIT_S", "Append", "Work", "Writer", "chain_hash", "insert_events"]
 
 INLINE_LIMIT_S = 0.001
 """Commits that recently took longer than this are made on the thread only."""
@@ -41,7 +41,13 @@ _INSERT = tuple(f"INSERT INTO events VALUES {', '.join(['(?, ?, ?)'] * count)}" 
 
 @dataclass(slots=True, eq=False)
 class Append:
-    """Encoded events for one run. `status` and `degraded` are set where an event changes them."""
+    """Encoded events for one run, and what they change beside its history.
+
+    Attributes:
+        status: New status of the run; None where no event changes it. `degraded` belongs to it.
+        signals: Signals that were applied or refused, with the sequence number of the event that says so.
+        kept: Rows for the table of kept outputs.
+    """
 
     future: asyncio.Future[Any]
     run_id: str
@@ -52,6 +58,7 @@ class Append:
     status: str | None = None
     degraded: bool = False
     signals: Sequence[tuple[str, int]] = ()
+    kept: Sequence[tuple[str, bytes, str, int, int]] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +80,14 @@ Outcome: TypeAlias = tuple[Job, Any, Exception | None]
 def chain_hash(previous: bytes, body: bytes) -> bytes:
     """The hash of an event that follows the one with the hash `previous` (empty for the first)."""
     return hashlib.sha256(previous + body).digest()
+
+
+def insert_events(connection: sqlite3.Connection, values: list[Any]) -> None:
+    """Write rows of `events`; `values` has three entries for each, one after the other."""
+    step = 3 * _CHUNK
+    for start in range(0, len(values), step):
+        part = values[start : start + step]
+        connection.execute(_INSERT[len(part) // 3 - 1], part)
 
 
 class Writer:
@@ -264,19 +279,12 @@ class Writer:
                 rows += (base + seq, body, last_hash)
             self._heads[job.run_id] = (number, fence, seq, last_hash)
             outcomes.append((job, seq, None))
-            if job.status is not None or job.signals:
+            if job.status is not None or job.signals or job.kept:
                 noted.append(job)
         group.clear()
-        self._insert(rows)
+        insert_events(self._connection, rows)
         for job in noted:
             self._note(job)
-
-    def _insert(self, values: list[Any]) -> None:
-        execute = self._connection.execute
-        step = 3 * _CHUNK
-        for start in range(0, len(values), step):
-            part = values[start : start + step]
-            execute(_INSERT[len(part) // 3 - 1], part)
 
     def _note(self, job: Append) -> None:
         """What the events of an append change beside the history."""
@@ -288,6 +296,8 @@ class Writer:
             self.forget(job.run_id)
         for signal_id, seq in job.signals:
             self._connection.execute("UPDATE signals SET applied_seq = ? WHERE signal_id = ?", (seq, signal_id))
+        if job.kept:
+            self._connection.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?)", job.kept)
 
     def _load_head(self, run_id: str) -> tuple[int, int, int, bytes] | None:
         row = self._connection.execute(

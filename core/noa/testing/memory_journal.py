@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from noa.errors import ConflictError, JournalError, OwnershipError, RunNotFoundError, UsageError
-from noa.model.events import Event, RunCreated, RunFinished, decode_event, encode_event
+from noa.errors import ConflictError, JournalError, OwnershipError, RunKeyError, RunNotFoundError, UsageError
+from noa.model.events import AttemptSucceeded, Event, RunCreated, RunFinished, RunReopened, decode_event, encode_event
 from noa.model.ids import RunId
-from noa.plugin.interfaces import Journal, Lease, RunRecord, SignalRecord
-from noa.storage.ownership import is_dead
-from noa.storage.sqlite import MAX_EVENTS
+from noa.plugin.interfaces import Journal, Lease, Recollection, RunRecord, SignalRecord
+from noa.storage.migrations import OVER
+from noa.storage.ownership import is_held
+from noa.storage.sqlite import MAX_EVENTS, status_after
 from noa.storage.writer import chain_hash
 
 __all__ = ["MemoryJournal"]
@@ -23,6 +24,8 @@ __all__ = ["MemoryJournal"]
 @dataclass(slots=True)
 class _History:
     record: RunRecord
+    key: str
+    definitions: Mapping[str, str]
     bodies: list[bytes] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)
 
@@ -46,6 +49,7 @@ class MemoryJournal(Journal):
         self._runs: dict[str, _History] = {}
         self._texts: dict[str, str] = {}
         self._signals: dict[str, SignalRecord] = {}
+        self._kept: dict[str, tuple[bytes, RunId, int, int]] = {}  # key -> outputs, run, made at, expires at (0: never)
         self._signalled = False
         self._open = False
 
@@ -55,18 +59,39 @@ class MemoryJournal(Journal):
     async def close(self) -> None:
         self._open = False
 
-    async def create(self, run: RunId, created: Event, *, owner: str, lease_ms: int, texts: Mapping[str, str]) -> Lease:
+    async def create(
+        self,
+        run: RunId,
+        created: Event,
+        *,
+        owner: str,
+        lease_ms: int,
+        texts: Mapping[str, str],
+        past: Sequence[Event] = (),
+    ) -> Lease:
         self._check_open()
         if not isinstance(created, RunCreated):
             raise UsageError(f"run '{run}': the first event must be a RunCreated, got {type(created).__name__}")
-        body = _encode(run, created)
+        bodies = [_encode(run, event) for event in (created, *past)]
+        for known, other in self._runs.items():
+            if created.key and other.key == created.key:
+                raise RunKeyError(
+                    f"the key '{created.key}' belongs to run {known} in memory; nothing was written. Look at that "
+                    "run, or use another key",
+                    run_id=known, key=created.key,
+                )  # fmt: skip
         if run in self._runs:
             raise ConflictError(f"run '{run}' exists already in memory; nothing was written", run_id=run)
         until_ms = self._now_ms() + lease_ms
         at_ms = created.at_ms
-        record = RunRecord(run, created.workflow, "running", at_ms, at_ms, 1, owner, 1, until_ms, created.parent)
-        history = _History(record)
-        history.add(body)
+        updated_ms = (past[-1] if past else created).at_ms
+        status, degraded = status_after(past)
+        record = RunRecord(
+            run, created.workflow, status, at_ms, updated_ms, len(bodies), owner, 1, until_ms, created.parent, degraded
+        )
+        history = _History(record, created.key, dict(created.definitions))
+        for body in bodies:
+            history.add(body)
         self._runs[run] = history
         for sha256, text in texts.items():
             self._texts.setdefault(sha256, text)
@@ -96,8 +121,11 @@ class MemoryJournal(Journal):
         last_seq = expected_seq + len(events)
         record = replace(record, last_seq=last_seq, updated_at_ms=events[-1].at_ms)
         for seq, event in enumerate(events, expected_seq + 1):
-            if isinstance(event, RunFinished):
-                record = replace(record, status=event.status, degraded=event.degraded)
+            if isinstance(event, RunFinished | RunReopened):
+                status, degraded = status_after((event,))
+                record = replace(record, status=status, degraded=degraded)
+            elif isinstance(event, AttemptSucceeded):
+                self._keep(run, event)
             elif signal := getattr(event, "signal", ""):
                 await self.mark_signal(signal, seq)
         history.record = record
@@ -130,7 +158,9 @@ class MemoryJournal(Journal):
             )  # fmt: skip
         return self._runs[matches[0]].record
 
-    async def runs(self, *, status: str | None = None, workflow: str | None = None, limit: int = 50) -> list[RunRecord]:
+    async def runs(
+        self, *, status: str | None = None, workflow: str | None = None, limit: int | None = 50
+    ) -> list[RunRecord]:
         self._check_open()
         records = (history.record for history in reversed(self._runs.values()))
         return [
@@ -141,7 +171,7 @@ class MemoryJournal(Journal):
         self._check_open()
         history = self._history(run)
         record, now_ms = history.record, self._now_ms()
-        if record.owner not in {"", owner} and now_ms < record.lease_until_ms and not is_dead(record.owner):
+        if record.owner != owner and is_held(record.owner, record.lease_until_ms, now_ms):
             raise OwnershipError(
                 f"run '{run}' is owned by the engine {record.owner} for another "
                 f"{(record.lease_until_ms - now_ms) / 1000:.1f} s at least. Use that one, end it, or wait",
@@ -167,6 +197,36 @@ class MemoryJournal(Journal):
         history = self._runs.get(lease.run_id)
         if history is not None and history.record.fence == lease.fence:
             history.record = replace(history.record, owner="", lease_until_ms=0)
+
+    async def abandoned(self) -> list[RunRecord]:
+        self._check_open()
+        records = [history.record for history in self._runs.values()]
+        return [
+            record for record in records if record.status not in OVER and not record.parent and self._is_free(record)
+        ]
+
+    async def recall(self, key: str, *, not_before_ms: int = 0) -> Recollection | None:
+        self._check_open()
+        if key not in self._kept:
+            return None
+        outputs, run, made_at_ms, expires_at_ms = self._kept[key]
+        if made_at_ms < not_before_ms or 0 < expires_at_ms <= self._now_ms():
+            return None
+        return Recollection(msgspec.json.decode(outputs), run, made_at_ms)
+
+    async def delete(self, runs: Sequence[RunId]) -> int:
+        self._check_open()
+        deleted = 0
+        for run in runs:
+            history = self._runs.get(run)
+            if history is not None and history.record.status in OVER and self._is_free(history.record):
+                del self._runs[run]
+                deleted += 1
+        self._signals = {known: signal for known, signal in self._signals.items() if signal.run_id in self._runs}
+        needed = {sha256 for history in self._runs.values() for sha256 in history.definitions.values()}
+        if deleted:
+            self._texts = {sha256: text for sha256, text in self._texts.items() if sha256 in needed}
+        return deleted
 
     async def put_signal(self, signal: SignalRecord) -> bool:
         self._check_open()
@@ -202,6 +262,14 @@ class MemoryJournal(Journal):
             if previous != found:
                 return seq
         return None
+
+    def _keep(self, run: RunId, event: AttemptSucceeded) -> None:
+        for key, ttl_ms in event.keep.items():
+            expires_at_ms = event.at_ms + ttl_ms if ttl_ms else 0
+            self._kept[key] = (msgspec.json.encode(event.outputs), run, event.at_ms, expires_at_ms)
+
+    def _is_free(self, record: RunRecord) -> bool:
+        return not is_held(record.owner, record.lease_until_ms, self._now_ms())
 
     def _check_open(self) -> None:
         if not self._open:

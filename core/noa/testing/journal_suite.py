@@ -29,46 +29,26 @@ from noa.model.events import (
     AttemptSucceeded,
     CancelRequested,
     Event,
-    RunCreated,
     RunFinished,
     TaskScheduled,
-    TimerFired,
 )
 from noa.model.ids import RunId, TaskPath
-from noa.plugin.interfaces import Journal, Lease, SignalRecord
+from noa.plugin.interfaces import Journal, Lease
+from noa.testing.journal_events import (
+    ALSO_ELSEWHERE,
+    ELSEWHERE,
+    LEASE_MS,
+    begin,
+    created,
+    noted,
+    signalled,
+)
+from noa.testing.journal_recovery_suite import RecoverySuite
 
-__all__ = ["JournalSuite", "created", "noted", "signalled"]
-
-LEASE_MS = 60_000
-ELSEWHERE = "elsewhere:boot.1:1:1:aaaa"
-"""An owner of which nothing can be known from here, so that only its lease counts."""
-
-ALSO_ELSEWHERE = "elsewhere:boot.1:2:1:bbbb"
-
-
-def created(run: str, *, at_ms: int = 1_000, workflow: str = "pipeline", parent: str = "") -> RunCreated:
-    """A first event."""
-    return RunCreated(
-        at_ms=at_ms, run_id=run, workflow=workflow, version="1", definitions={"": "00"}, inputs={"n": 1}, parent=parent
-    )
+__all__ = ["ALSO_ELSEWHERE", "ELSEWHERE", "JournalSuite", "begin", "created", "noted", "signalled"]
 
 
-def noted(number: int) -> Event:
-    """Some event that differs from others by its number."""
-    return TimerFired(at_ms=2_000 + number, timer=f"timer-{number}")
-
-
-def signalled(run: str, signal_id: str, *, at_ms: int = 1) -> SignalRecord:
-    """A signal that asks for cancellation."""
-    return SignalRecord(signal_id, RunId(run), "cancel", "ada", "enough", {"é": [1, None]}, at_ms)
-
-
-async def begin(journal: Journal, run: str = "run-1", *, owner: str = ELSEWHERE, lease_ms: int = LEASE_MS) -> Lease:
-    """Create a run whose history has one event."""
-    return await journal.create(RunId(run), created(run), owner=owner, lease_ms=lease_ms, texts={"00": "text"})
-
-
-class JournalSuite:
+class JournalSuite(RecoverySuite):
     """The tests."""
 
     @pytest.fixture

@@ -323,6 +323,7 @@ class Attempted:
         idempotent: Whether the action may be done twice.
         switches: How often this entry chose `Substitute` before.
         tries: Attempts since the task began or was last substituted, by whichever entry; the one that failed included.
+        tries_elapsed_ms: Since the first of those began.
         last_delay_ms: `after_ms` of the last `Retry` that this entry chose; 0 where it chose none.
         expired: Whether the task's total time is over: `Retry` and `Substitute` are then passed over.
     """
@@ -334,6 +335,7 @@ class Attempted:
     idempotent: bool = False
     switches: int = 0
     tries: int = 1
+    tries_elapsed_ms: int = 0
     last_delay_ms: int = 0
     expired: bool = False
 

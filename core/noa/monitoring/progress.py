@@ -6,11 +6,12 @@ Works with or without the plan: without it, tasks appear when they begin, and ag
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from noa.model.events import (
+    ANSWERS,
     AttemptFailed,
     AttemptSucceeded,
     Block,
@@ -18,15 +19,25 @@ from noa.model.events import (
     CancelRequested,
     Complete,
     Event,
+    Fail,
+    Hold,
+    Recall,
+    Recalled,
     RecoveryChosen,
     Retry,
+    Rollback,
+    RollbackStarted,
     RunCreated,
     RunFinished,
+    RunReopened,
     RunResumed,
+    SignalApplied,
+    SignalRefused,
     Skip,
     StageFinished,
     StageSkipped,
     StageStarted,
+    Substitute,
     TaskFailed,
     TaskScheduled,
     TaskSkipped,
@@ -34,93 +45,41 @@ from noa.model.events import (
 )
 from noa.model.execution import Log, Observation, OutputChunk, Progress, Stage, Waiting
 from noa.model.failure import Failure
-from noa.model.ids import TaskPath, task_path
+from noa.model.ids import TaskPath, compensation_path, task_path
 from noa.model.plan import Plan, StagePlan, TaskPlan
+from noa.monitoring.views import OVER, Held, StageView, TaskView, ViewStatus
 
-__all__ = ["ProgressModel", "StageView", "TaskView", "ViewStatus"]
+__all__ = ["Held", "Intervention", "ProgressModel", "StageView", "TaskView", "ViewStatus"]
 
-ViewStatus: TypeAlias = Literal[
-    "pending", "queued", "running", "retrying", "succeeded", "skipped", "failed", "cancelled", "not_run"
-]
-"""Of a task or a stage as people see it.
-
-`queued`: handed over, and waits for a resource, a slot or its agent; `not_run`: it ended without ever beginning.
-"""
-
-_OVER = frozenset({"succeeded", "skipped", "failed", "cancelled", "not_run"})
 _RATE_WINDOW_MS = 10_000
+_UNDO = compensation_path(TaskPath(""))
 
 
-@dataclass(slots=True, eq=False)
-class TaskView:
-    """A task as people see it. Times in UTC epoch milliseconds, 0 where it has not happened.
+@dataclass(frozen=True, slots=True)
+class Intervention:
+    """What somebody outside did about the run.
 
     Attributes:
-        sub_workflow: Whether its work is a run of its own, of which nothing is observed here.
-        activity: Where the attempt is: "queued", "starting agent", "waits for …", "running"; empty where not known.
-        progress: Latest, of the attempt that is going on.
-        retry_at_ms: When it is tried again.
+        what: In words, such as "answered 'skip'".
+        task: Which it is about; empty for the run.
+        refused: Why it was not done; empty where it was.
     """
 
-    path: TaskPath
-    stage: str
-    agent: str = ""
-    action: str = ""
-    sub_workflow: bool = False
-    status: ViewStatus = "pending"
-    attempt: int = 0
-    started_ms: int = 0
-    finished_ms: int = 0
-    activity: str = ""
-    progress: Progress | None = None
-    failure: Failure | None = None
-    retry_at_ms: int = 0
-    degraded: bool = False
+    at_ms: int
+    what: str
+    actor: str = ""
     reason: str = ""
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing more happens to it."""
-        return self.status in _OVER
-
-    def duration_ms(self, now_ms: int) -> int:
-        """From the start of its first attempt until its end or now."""
-        return max(0, (self.finished_ms or now_ms) - self.started_ms) if self.started_ms else 0
-
-
-@dataclass(slots=True, eq=False)
-class StageView:
-    """A stage as people see it. `counts` has all tasks by status; `tasks` may leave out some (see `ProgressModel`)."""
-
-    name: str
-    type: str = ""
-    status: ViewStatus = "pending"
-    started_ms: int = 0
-    finished_ms: int = 0
-    failure: Failure | None = None
-    reason: str = ""
-    tasks: dict[TaskPath, TaskView] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    queued: dict[TaskPath, TaskView] = field(default_factory=dict)
-    running: dict[TaskPath, TaskView] = field(default_factory=dict)
-
-    @property
-    def total(self) -> int:
-        """Tasks that are known so far."""
-        return sum(self.counts.values())
-
-    @property
-    def done(self) -> int:
-        """Tasks that are over."""
-        return sum(count for status, count in self.counts.items() if status in _OVER)
-
-    def duration_ms(self, now_ms: int) -> int:
-        """From its start until its end or now."""
-        return max(0, (self.finished_ms or now_ms) - self.started_ms) if self.started_ms else 0
+    task: str = ""
+    refused: str = ""
 
 
 class ProgressModel:
     """The view of one run. Fold events with `apply` and observations with `observe`; read the rest.
+
+    Attributes:
+        rollback: What undoes the run, as a stage of its own: its tasks count nowhere else. None before it begins.
+        left: Tasks that a rollback could not undo.
+        interventions: What people did about the run, oldest first.
 
     Args:
         plan: Of the run, where it is known.
@@ -142,9 +101,16 @@ class ProgressModel:
         self.created_ms = 0
         self.finished_ms = 0
         self.resumed = 0
+        self.key = ""
+        self.forked_from = ""
+        self.forked_at = 0
+        self.rollback: StageView | None = None
+        self.left: list[TaskPath] = []
+        self.interventions: list[Intervention] = []
         self.stages: dict[str, StageView] = {}
         self.counts: dict[str, int] = {}
         self._keep = keep
+        self._now_ms = 0
         self._ended: deque[int] = deque(maxlen=10_000)
         for name, stage in (plan.stages if plan else {}).items():
             self._add_stage(name, stage)
@@ -157,7 +123,7 @@ class ProgressModel:
     @property
     def done(self) -> int:
         """Tasks that are over."""
-        return sum(count for status, count in self.counts.items() if status in _OVER)
+        return sum(count for status, count in self.counts.items() if status in OVER)
 
     def duration_ms(self, now_ms: int) -> int:
         """From the run's creation until its end or now."""
@@ -173,21 +139,43 @@ class ProgressModel:
             window_ms = max(1, now_ms - self._ended[0])
         return len(self._ended) * 1000 / window_ms
 
+    @property
+    def phase(self) -> str:
+        """The run's status, or what it is about to become: "rolling back", "cancelling", "waiting for a person"."""
+        if self.finished_ms or not self.created_ms:
+            return self.status
+        if self.rollback is not None:
+            return "rolling back"
+        if self.cancelling:
+            return "cancelling"
+        going = sum(self.counts.get(status, 0) for status in ("queued", "running", "retrying"))
+        return "waiting for a person" if self.counts.get("held") and not going else self.status
+
     def task(self, path: TaskPath) -> TaskView | None:
         """A task that is known and was not forgotten."""
+        if path.endswith(_UNDO):
+            return self.rollback.tasks.get(path) if self.rollback else None
         stage = self.stages.get(path.partition("/")[0].partition("[")[0])
         return stage.tasks.get(path) if stage else None
+
+    def iter_tasks(self) -> Iterator[TaskView]:
+        """Every task that is known and was not forgotten; those that undo come last."""
+        for stage in self.stages.values():
+            yield from stage.tasks.values()
+        if self.rollback is not None:
+            yield from self.rollback.tasks.values()
 
     def apply(self, event: Event) -> None:
         """Fold an event in; events that mean nothing to people are taken and ignored."""
         fold = _FOLD.get(type(event))
         if fold is not None:
+            self._now_ms = event.at_ms
             fold(self, event)
 
     def observe(self, path: TaskPath, attempt: int, observation: Observation) -> TaskView | None:
         """Fold an observation in; the task that it is about, or None where it is about none that is going on."""
         task = self.task(path)
-        if task is None or task.over or task.attempt != attempt:
+        if task is None or task.over or attempt not in (task.attempt, task.hedge):
             return None
         match observation:
             case Waiting(kind="agent", what=what):
@@ -216,13 +204,20 @@ class ProgressModel:
             self._set(task, "running")
 
     def settle(self, statuses: Mapping[TaskPath, str]) -> None:
-        """Take the exact statuses of the engine's state; events alone do not tell `cancelled` from `not_run`."""
+        """Take the exact statuses of the engine's state.
+
+        Events alone do not tell `cancelled` from `not_run`, nor which tasks a reopened run does again.
+        """
         for path, status in statuses.items():
             task = self.task(path)
-            if task is not None and status in ("cancelled", "failed", "skipped", "succeeded"):
+            if task is None:
+                continue
+            if status in OVER:
                 self._set(task, status)  # type: ignore[arg-type]
-            elif task is not None and status == "blocked":
+            elif status == "blocked":
                 self._set(task, "not_run")
+            elif task.over:
+                self._renew(task)
 
     # --- runs
 
@@ -230,6 +225,7 @@ class ProgressModel:
         self.run_id, self.workflow, self.version = event.run_id, event.workflow, event.version
         self.inputs, self.output_uri = event.inputs, event.output_uri
         self.created_ms = event.at_ms
+        self.key, self.forked_from, self.forked_at = event.key, event.forked_from, event.forked_at
         self.status = "running"
 
     def _run_resumed(self, event: RunResumed) -> None:
@@ -237,10 +233,92 @@ class ProgressModel:
 
     def _cancel_requested(self, event: CancelRequested) -> None:
         self.cancelling = self.cancelling or event.reason or "cancelled"
+        self.interventions.append(Intervention(event.at_ms, "cancelled the run", event.actor, event.reason))
 
     def _run_finished(self, event: RunFinished) -> None:
         self.status, self.outputs, self.failure = event.status, event.outputs, event.failure
-        self.degraded, self.finished_ms = event.degraded, event.at_ms
+        self.degraded, self.finished_ms, self.left = event.degraded, event.at_ms, event.left
+        if self.rollback is not None:
+            ended: ViewStatus = "succeeded" if event.status == "rolled_back" else "failed"
+            self._end_stage(self.rollback, ended, event.at_ms)
+
+    def _run_reopened(self, event: RunReopened) -> None:
+        what = "had the run rolled back" if event.rollback else "had the run tried again"
+        what += f" from {event.from_task}" if event.from_task else ""
+        self.interventions.append(Intervention(event.at_ms, what, event.actor, event.reason, event.from_task))
+        self.status, self.finished_ms, self.cancelling = "running", 0, ""
+        self.outputs, self.failure, self.left = {}, None, []
+        if self.rollback is not None:
+            self.rollback.status, self.rollback.finished_ms = "running", 0
+            self._renew_failed(self.rollback)
+        elif not event.rollback:
+            self._reopen_stages(event.from_task)
+
+    def _reopen_stages(self, from_task: TaskPath) -> None:
+        """What did not succeed is done again, with the stages behind it. `settle` corrects what only the core knows."""
+        again = self.task(from_task)
+        if again is not None:
+            self._renew(again)
+        first = [s.name for s in self.stages.values() if s.status not in ("succeeded", "skipped")]
+        behind = self._stages_behind([*first, *([again.stage] if again else [])])
+        for stage in self.stages.values():
+            if stage.name in behind:
+                stage.status, stage.started_ms, stage.reason = "pending", 0, ""
+                for task in stage.tasks.values():
+                    self._renew(task)
+            elif stage.name in first or (again is not None and again.stage == stage.name):
+                stage.status = "running" if stage.started_ms else "pending"
+                self._renew_failed(stage)
+            else:
+                continue
+            stage.finished_ms, stage.failure = 0, None
+
+    def _stages_behind(self, names: list[str]) -> set[str]:
+        """Stages that depend on these, however far."""
+        found: set[str] = set()
+        plans = self.plan.stages if self.plan else {}
+        todo = list(names)
+        while todo:
+            plan = plans.get(todo.pop())
+            for name in plan.dependents if plan is not None else ():
+                if name not in found:
+                    found.add(name)
+                    todo.append(name)
+        return found
+
+    def _renew_failed(self, stage: StageView) -> None:
+        for task in stage.tasks.values():
+            if task.status in ("failed", "cancelled", "not_run"):
+                self._renew(task)
+
+    def _renew(self, task: TaskView) -> None:
+        """Show a task as one that has not begun; its attempts are counted on."""
+        task.started_ms = task.finished_ms = task.taken_made_ms = 0
+        task.failure, task.degraded = None, False
+        task.reason = task.fallback = task.taken_from = ""
+        self._set(task, "pending")
+
+    # --- rollback
+
+    def _rollback_started(self, event: RollbackStarted) -> None:
+        if self.rollback is None:
+            self.rollback = StageView("rollback")
+            for stage in self.stages.values():
+                for task in stage.tasks.values():
+                    if _is_undone(task):
+                        self._add_undo(self.rollback, compensation_path(task.path))
+        self.rollback.status, self.rollback.finished_ms = "running", 0
+        self.rollback.started_ms = self.rollback.started_ms or event.at_ms
+        self.rollback.failure = event.failure or self.rollback.failure
+
+    def _add_undo(self, rollback: StageView, path: TaskPath) -> TaskView:
+        undone = TaskPath(path.removesuffix(_UNDO))
+        task = self._add(rollback, TaskView(path, rollback.name, undoes=undone))
+        of = self.task(undone)
+        if of is not None:
+            task.agent, task.action = of.undo_agent, of.undo_action
+            task.sub_workflow = of.undo_agent == "workflow"
+        return task
 
     # --- stages
 
@@ -301,15 +379,26 @@ class ProgressModel:
         if plan is not None:
             task.agent, task.action = plan.agent or "workflow", plan.action or plan.workflow or ""
             task.sub_workflow = plan.workflow is not None
-        stage.tasks[path] = task
-        stage.counts["pending"] = stage.counts.get("pending", 0) + 1
-        self.counts["pending"] = self.counts.get("pending", 0) + 1
+            if plan.compensate is not None:
+                task.undo_agent, task.undo_action = plan.compensate.agent, plan.compensate.action
+                task.undo_after = plan.compensate_after
+            elif task.sub_workflow:
+                task.undo_agent, task.undo_action = "workflow", plan.workflow or ""
+        return self._add(stage, task)
+
+    def _add(self, stage: StageView, task: TaskView) -> TaskView:
+        stage.tasks[task.path] = task
+        for counts in self._counts_of(task):
+            counts["pending"] = counts.get("pending", 0) + 1
         return task
 
     def _known(self, path: TaskPath) -> TaskView:
         task = self.task(path)
         if task is not None:
             return task
+        if path.endswith(_UNDO):
+            self.rollback = self.rollback or StageView("rollback", status="running", started_ms=self._now_ms)
+            return self._add_undo(self.rollback, path)
         stage = self._stage(path.partition("/")[0].partition("[")[0])
         return self._add_task(stage, path, None)
 
@@ -317,9 +406,21 @@ class ProgressModel:
         task = self._known(event.task)
         task.attempt = event.attempt
         task.started_ms = task.started_ms or event.at_ms
-        task.agent, task.action = event.agent or task.agent, event.action or task.action
-        task.activity, task.progress, task.retry_at_ms, task.finished_ms = "", None, 0, 0
+        self._fall_back(task, event.agent, event.action)
+        task.activity, task.progress, task.retry_at_ms, task.finished_ms, task.hedge = "", None, 0, 0, 0
+        if event.cache_key:
+            task.activity = "looks for kept outputs"
         self._set(task, "running" if task.sub_workflow else "queued")
+
+    def _fall_back(self, task: TaskView, agent: str, action: str) -> None:
+        """Note that another agent or action is asked than the plan says."""
+        changes = []
+        if agent and task.agent and agent != task.agent:
+            changes.append(f"agent '{agent}' instead of '{task.agent}'")
+        if action and task.action and action != task.action:
+            changes.append(f"action '{action}' instead of '{task.action}'")
+        task.fallback = ", ".join(changes) or task.fallback
+        task.agent, task.action = agent or task.agent, action or task.action
 
     def _task_skipped(self, event: TaskSkipped) -> None:
         task = self._known(event.task)
@@ -329,30 +430,68 @@ class ProgressModel:
     def _attempt_succeeded(self, event: AttemptSucceeded) -> None:
         task = self._known(event.task)
         task.failure = None
+        if task.hedge == event.attempt:
+            task.reason = "the second attempt beside the first was faster"
         self._end(task, "succeeded", event.at_ms)
 
     def _attempt_failed(self, event: AttemptFailed) -> None:
         task = self._known(event.task)
+        if task.over:
+            return  # the slower of two, which was told to end
+        if task.hedge and event.attempt in (task.attempt, task.hedge):
+            task.attempt = task.hedge if event.attempt == task.attempt else task.attempt  # the other one goes on
+            task.hedge = 0
+            return
         task.progress, task.activity = None, ""
         if event.failure.code == "CANCELLED":
             self._end(task, "cancelled", event.at_ms)
         else:
             task.failure = event.failure
 
+    def _recalled(self, event: Recalled) -> None:
+        task = self._known(event.task)
+        task.activity = ""
+        if event.found:
+            task.taken_from, task.taken_made_ms = event.run, event.made_at_ms
+            task.degraded = bool(task.reason)  # a strategy asked; a cache did not have to
+            self._end(task, "succeeded", event.at_ms)
+        else:
+            task.reason = ""
+
     def _recovery_chosen(self, event: RecoveryChosen) -> None:
         task = self._known(event.task)
+        name = event.strategy.partition(":")[2] or event.strategy
+        why = f" after {task.failure}" if task.failure else ""
         match event.decision:
             case Retry(after_ms=after_ms):
                 task.retry_at_ms = event.at_ms + after_ms
                 self._set(task, "retrying")
+            case Substitute(agent=agent, action=action, inputs=inputs):
+                self._fall_back(task, agent or "", action or "")
+                if not task.fallback:
+                    task.fallback = "other inputs" if inputs is not None else ""
+            case Recall():
+                task.reason = f"degraded by {name}{why}"
+                task.activity = "looks for kept outputs"
             case Complete(degraded=degraded):
                 task.degraded = degraded
+                task.reason = f"{'degraded' if degraded else 'completed'} by {name}{why}"
                 self._end(task, "succeeded", event.at_ms)
             case Skip():
-                task.reason = f"skipped by {event.strategy.partition(':')[2]}"
+                task.reason = f"skipped by {name}"
                 self._end(task, "skipped", event.at_ms)
-            case _:
-                pass
+            case Fail(code=code, message=message):
+                if task.failure is not None and (code or message):
+                    task.failure = Failure(
+                        code or task.failure.code, message or task.failure.message, cause=task.failure
+                    )
+                self._end(task, "failed", event.at_ms)
+            case Rollback():
+                self._end(task, "failed", event.at_ms)
+            case Hold(question=question, choices=choices, timeout_ms=timeout_ms, on_timeout=default):
+                due_ms = 0 if timeout_ms is None else event.at_ms + timeout_ms
+                self._set(task, "held")
+                task.held = Held(question, tuple(choices or ANSWERS), event.at_ms, default if due_ms else "", due_ms)
 
     def _task_failed(self, event: TaskFailed) -> None:
         task = self._known(event.task)
@@ -361,32 +500,95 @@ class ProgressModel:
 
     def _timer_fired(self, event: TimerFired) -> None:
         kind, _, path = event.timer.partition(":")
-        task = self.task(TaskPath(path)) if kind == "retry" else None
-        if task is not None and task.status == "retrying":
+        task = self.task(TaskPath(path))
+        if task is None or task.over:
+            return
+        if kind == "retry" and task.status == "retrying":
             task.retry_at_ms = 0
             self._set(task, "pending")
+        elif kind == "hedge":
+            task.hedge = task.attempt + 1
+        elif kind == "hold" and task.held is not None:
+            self._answer(task, task.held.default, "nobody answered in time", event.at_ms)
+
+    # --- people
+
+    def _signal_applied(self, event: SignalApplied) -> None:
+        choice = str(event.body.get("choice", ""))
+        what = f"answered '{choice}'" if event.kind == "answer" else f"sent '{event.kind}'"
+        self.interventions.append(Intervention(event.at_ms, what, event.actor, event.reason, event.task))
+        task = self.task(event.task)
+        if task is not None and event.kind == "answer":
+            why = f": {event.reason}" if event.reason else ""
+            self._answer(task, choice, f"answered by {event.actor or 'somebody'}{why}", event.at_ms)
+
+    def _signal_refused(self, event: SignalRefused) -> None:
+        what = f"sent '{event.kind}'"
+        self.interventions.append(Intervention(event.at_ms, what, event.actor, "", event.task, event.why))
+
+    def _answer(self, task: TaskView, choice: str, by: str, at_ms: int) -> None:
+        if task.over:
+            return
+        match choice:
+            case "skip":
+                task.reason = f"skip: {by}"
+                self._end(task, "skipped", at_ms)
+            case "override":
+                task.reason = f"outputs were given, {by}"
+                self._end(task, "succeeded", at_ms)
+            case "fail" | "rollback":
+                task.reason = f"{choice}: {by}"
+                self._end(task, "failed", at_ms)
+            case _:
+                self._set(task, "pending")
+
+    # --- statuses
 
     def _end(self, task: TaskView, status: ViewStatus, at_ms: int) -> None:
         task.finished_ms = at_ms
-        task.progress, task.activity, task.retry_at_ms = None, "", 0
+        task.progress, task.activity, task.retry_at_ms, task.hedge = None, "", 0, 0
         self._set(task, status)
+        if task.undoes:
+            return
         if status in ("succeeded", "failed"):
             self._ended.append(at_ms)
         stage = self.stages[task.stage]
-        if status == "succeeded" and self._keep is not None and stage.total > self._keep:
+        if status == "succeeded" and self._keep is not None and stage.total > self._keep and not task.remarkable:
             del stage.tasks[task.path]
 
     def _set(self, task: TaskView, status: ViewStatus) -> None:
-        stage = self.stages[task.stage]
-        for counts in (stage.counts, self.counts):
+        for counts in self._counts_of(task):
             counts[task.status] -= 1
             counts[status] = counts.get(status, 0) + 1
-        task.status = status
-        for name, going in (("queued", stage.queued), ("running", stage.running)):
+        if status != "held":
+            task.held = None
+        task.status, task.since_ms = status, self._now_ms
+        stage = self._home(task)
+        for name, going in (("queued", stage.queued), ("running", stage.running), ("held", stage.held)):
             if status == name:
                 going[task.path] = task
             else:
                 going.pop(task.path, None)
+
+    def _home(self, task: TaskView) -> StageView:
+        if not task.undoes:
+            return self.stages[task.stage]
+        assert self.rollback is not None, "a task that undoes is made with it"
+        return self.rollback
+
+    def _counts_of(self, task: TaskView) -> tuple[dict[str, int], ...]:
+        """What counts a task: its stage, and the run where it is not part of the rollback."""
+        home = self._home(task).counts
+        return (home,) if task.undoes else (home, self.counts)
+
+
+def _is_undone(task: TaskView) -> bool:
+    """Whether a rollback undoes a task, as far as can be seen."""
+    if not task.undo_after:
+        return False
+    if task.status == "succeeded":
+        return not (task.degraded or task.taken_from or task.reason.startswith("outputs were given"))
+    return task.undo_after == "attempt" and task.attempt > 0
 
 
 _FOLD: dict[type, Callable[[ProgressModel, Any], None]] = {
@@ -394,6 +596,10 @@ _FOLD: dict[type, Callable[[ProgressModel, Any], None]] = {
     RunResumed: ProgressModel._run_resumed,
     CancelRequested: ProgressModel._cancel_requested,
     RunFinished: ProgressModel._run_finished,
+    RunReopened: ProgressModel._run_reopened,
+    RollbackStarted: ProgressModel._rollback_started,
+    SignalApplied: ProgressModel._signal_applied,
+    SignalRefused: ProgressModel._signal_refused,
     StageStarted: ProgressModel._stage_started,
     BlocksOpened: ProgressModel._blocks_opened,
     StageSkipped: ProgressModel._stage_skipped,
@@ -402,6 +608,7 @@ _FOLD: dict[type, Callable[[ProgressModel, Any], None]] = {
     TaskSkipped: ProgressModel._task_skipped,
     AttemptSucceeded: ProgressModel._attempt_succeeded,
     AttemptFailed: ProgressModel._attempt_failed,
+    Recalled: ProgressModel._recalled,
     RecoveryChosen: ProgressModel._recovery_chosen,
     TaskFailed: ProgressModel._task_failed,
     TimerFired: ProgressModel._timer_fired,

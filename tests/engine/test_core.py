@@ -398,9 +398,9 @@ def answering(registry: Registry, answer: object) -> None:
         (Substitute(agent="nope"), "'nope', which is not known"),
         (Retry(after_ms="soon"), "ValidationError"),
         (Complete(outputs={"x": object()}), "TypeError"),
-        (Hold("why?"), "cannot do"),
+        (Hold("why?", choices=["perhaps"]), "choice that is not known"),
     ],
-    ids=["junk", "unknown-agent", "wrong-type", "not-json", "hold"],
+    ids=["junk", "unknown-agent", "wrong-type", "not-json", "unknown-choice"],
 )
 def test_strategy_that_answers_what_cannot_be_done_fails_the_task_and_is_named(
     registry: Registry, compile_stages: Compile, answer: object, said: str

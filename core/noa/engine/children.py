@@ -9,10 +9,10 @@ from typing import Any, Protocol
 from noa.engine.live import Running
 from noa.engine.run import LiveRun
 from noa.engine.state import RunState
-from noa.errors import ConflictError, RunStateError
+from noa.errors import ConflictError, RunNotFoundError, RunStateError
 from noa.model.execution import Assignment, Outcome, Succeeded
 from noa.model.failure import Failure
-from noa.model.ids import ExecutionId, RunId
+from noa.model.ids import ExecutionId, RunId, execution_id, parse_execution_id
 from noa.model.plan import Plan
 
 __all__ = ["Children"]
@@ -26,6 +26,8 @@ class _Runs(Protocol):
     ) -> Running: ...
 
     async def resume(self, run: RunId, *, plan: Plan) -> Running: ...
+
+    async def reopen(self, run: RunId, *, rollback: bool = False, reason: str = "", plan: Plan) -> Running: ...
 
     async def folded(self, run: RunId, plan: Plan) -> RunState: ...
 
@@ -45,13 +47,15 @@ class Children:
         """Run the child of this name to its end, or go on with it where it was begun before."""
         execution = assignment.execution_id
         plan = parent.state.plan.children[name]
-        run = RunId(f"{assignment.run_id}.{hashlib.sha256(execution.encode()).hexdigest()[:10]}")
+        node = parent.state.tasks[assignment.task]
+        run = _child_of(execution_id(assignment.run_id, assignment.task, node.child) if node.child else execution)
         inputs = assignment.inputs
         if parent.state.tasks[assignment.task].plan.inputs is None and not plan.open_inputs:
             inputs = {key: value for key, value in inputs.items() if key in plan.inputs}
         self._going[execution] = None
         try:
-            child = self._going[execution] = await self._begin(run, plan, assignment, inputs)
+            begin = self._reopen if node.child else self._begin
+            child = self._going[execution] = await begin(run, plan, assignment, inputs)
             if execution in self._cancelled:
                 await child.cancel(reason=self._cancelled[execution])
             state = await child.wait()
@@ -69,6 +73,50 @@ class Children:
         if child is not None:
             await child.cancel(reason=reason)
 
+    async def undo(self, parent: LiveRun, assignment: Assignment, name: str) -> Outcome:
+        """Undo every child that attempts of the undone task have begun; what was undone already stays so."""
+        plan = parent.state.plan.children[name]
+        task = parent.state.tasks[assignment.task].undoes
+        assert task is not None
+        for attempt in range(task.attempt, 0, -1):
+            run = _child_of(execution_id(assignment.run_id, task.path, attempt))
+            try:
+                state = await self._rolled_back(run, plan, assignment.execution_id)
+            except RunNotFoundError:
+                continue  # the attempt ended before it had begun a run
+            if state.status != "rolled_back":
+                return _outcome(state)
+        return Succeeded()
+
+    async def _rolled_back(self, run: RunId, plan: Plan, execution: ExecutionId) -> RunState:
+        try:
+            state = await self._runs.folded(run, plan)
+            if not state.finished:
+                child = await self._runs.resume(run, plan=plan)
+                state = await self._ended(child, execution)
+            if state.status == "rolled_back":
+                return state
+            child = await self._runs.reopen(run, rollback=True, reason="its parent is undone", plan=plan)
+            return await self._ended(child, execution)
+        except RunStateError:
+            return await self._runs.folded(run, plan)
+
+    async def _ended(self, child: Running, execution: ExecutionId) -> RunState:
+        self._going[execution] = child
+        try:
+            return await child.wait()
+        finally:
+            del self._going[execution]
+
+    async def _reopen(self, run: RunId, plan: Plan, assignment: Assignment, inputs: dict[str, Any]) -> Running:
+        """Go on with the child of an earlier attempt, whose own work that succeeded is then kept."""
+        try:
+            return await self._runs.reopen(run, reason="its parent is tried again", plan=plan)
+        except RunNotFoundError:
+            return await self._begin(run, plan, assignment, inputs)
+        except RunStateError:
+            return await self._runs.resume(run, plan=plan)
+
     async def _begin(self, run: RunId, plan: Plan, assignment: Assignment, inputs: dict[str, Any]) -> Running:
         try:
             return await self._runs.start(
@@ -76,6 +124,12 @@ class Children:
             )
         except ConflictError:
             return await self._runs.resume(run, plan=plan)
+
+
+def _child_of(execution: ExecutionId) -> RunId:
+    """The run that does an execution; made from its id, so that an engine that resumes the parent finds it again."""
+    run = parse_execution_id(execution)[0]
+    return RunId(f"{run}.{hashlib.sha256(execution.encode()).hexdigest()[:10]}")
 
 
 def _outcome(state: RunState) -> Outcome:

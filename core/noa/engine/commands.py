@@ -22,6 +22,7 @@ __all__ = [
     "Effect",
     "Execute",
     "FinishRun",
+    "LookUp",
     "OpenStage",
     "SetTimer",
     "StartTask",
@@ -94,14 +95,15 @@ class FinishRun(_Command, frozen=True, gc=False):
 
 
 class Execute(_Command, frozen=True, gc=False):
-    """Have an agent (or a sub-workflow) do an attempt."""
+    """Have an agent (or a sub-workflow) do an attempt. `hedge`: it goes on beside another one of the same task."""
 
     task: TaskPath
     attempt: int
+    hedge: bool = False
 
     @property
     def key(self) -> str:
-        return self.task
+        return f"hedge:{self.task}" if self.hedge else self.task
 
 
 class CancelAttempt(_Command, frozen=True, gc=False):
@@ -110,6 +112,20 @@ class CancelAttempt(_Command, frozen=True, gc=False):
     task: TaskPath
     attempt: int
     reason: str
+    hedge: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"hedge:{self.task}" if self.hedge else self.task
+
+
+class LookUp(_Command, frozen=True, gc=False):
+    """Ask the store for outputs that are kept under a key and not older than `not_before_ms`; send Recalled."""
+
+    task: TaskPath
+    attempt: int
+    kept: str
+    not_before_ms: int = 0
 
     @property
     def key(self) -> str:
@@ -128,5 +144,5 @@ class SetTimer(_Command, frozen=True, gc=False):
 
 
 Decide: TypeAlias = OpenStage | AdvanceStage | CloseStage | StartTask | ChooseRecovery | FinishRun
-Effect: TypeAlias = Execute | CancelAttempt | SetTimer
+Effect: TypeAlias = Execute | CancelAttempt | LookUp | SetTimer
 Command: TypeAlias = Decide | Effect

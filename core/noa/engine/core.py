@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from noa.engine.commands import CancelAttempt, Command, Effect, Execute, SetTimer
+from noa.engine.chains import Entry
+from noa.engine.commands import CancelAttempt, Command, Effect, Execute, LookUp, SetTimer
 from noa.engine.decide import Decider
+from noa.engine.signals import judge
 from noa.engine.state import RunState
 from noa.model.events import Event
+from noa.model.ids import TaskPath
+from noa.plugin import SignalRecord
 
 __all__ = ["Core"]
 
-_EFFECTS = frozenset({Execute, SetTimer, CancelAttempt})
+_EFFECTS = frozenset({Execute, SetTimer, CancelAttempt, LookUp})
 
 
 class Core:
@@ -30,6 +34,19 @@ class Core:
         """
         events = [event]
         return events, self._settle(self.state.apply(event), events, event.at_ms)
+
+    def signalled(self, signal: SignalRecord, at_ms: int) -> tuple[list[Event], list[Effect]]:
+        """Apply or refuse a signal, and what follows from it; nothing where it was taken before."""
+        event = judge(self.state, signal, at_ms)
+        return ([], []) if event is None else self.advance(event)
+
+    def guards(self, task: TaskPath) -> tuple[Entry, ...]:
+        """The strategies that may refuse an attempt of a task before it begins."""
+        return self._decider.guards(self.state, self.state.tasks[task])
+
+    def keeps(self, task: TaskPath) -> dict[str, int]:
+        """Under which keys the outputs of a task are kept, and for how long (milliseconds; 0 for ever)."""
+        return self._decider.keeps(self.state, self.state.tasks[task])
 
     def replay(self, events: Iterable[Event]) -> None:
         """Fold recorded events in; nothing is decided and nothing is wanted."""

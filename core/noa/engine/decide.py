@@ -5,10 +5,14 @@ What is decided here is recorded, so a replay never comes here for something tha
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from noa.definitions import Evaluator
+from noa.engine.chains import Chains, Entry
 from noa.engine.commands import (
     AdvanceStage,
     ChooseRecovery,
@@ -18,21 +22,25 @@ from noa.engine.commands import (
     OpenStage,
     StartTask,
 )
+from noa.engine.durations import Durations
 from noa.engine.nodes import BlockNode, StageNode, TaskNode
 from noa.engine.scope import Reads, reads_of, scope_for
-from noa.engine.state import RunState
+from noa.engine.state import RunState, last_outputs_key
 from noa.errors import NoaError
 from noa.model.events import (
+    ANSWERS,
     Block,
     BlocksOpened,
-    Complete,
+    Decision,
     Event,
     Hold,
+    Recall,
     RecoveryChosen,
     Retry,
     Rollback,
+    RollbackStarted,
     RunFinished,
-    Skip,
+    RunStatus,
     StageFinished,
     StageSkipped,
     StageStarted,
@@ -44,8 +52,8 @@ from noa.model.events import (
     encode_event,
 )
 from noa.model.failure import Failure
-from noa.model.plan import Expression, StagePlan, StrategySpec, TaskPlan
-from noa.plugin import Attempted, BlockView, RecoveryStrategy, Registry, StageType
+from noa.model.plan import Expression, StagePlan, TaskPlan
+from noa.plugin import Attempted, BlockView, Registry, StageType
 
 __all__ = ["MAX_ATTEMPTS", "Decider"]
 
@@ -63,24 +71,43 @@ class Decider:
     Args:
         registry: Where stage types and recovery strategies are found.
         evaluator: Evaluates expressions; may be shared.
+        durations: Of attempts in this process, for strategies that time a second attempt by them.
     """
 
-    def __init__(self, registry: Registry, evaluator: Evaluator) -> None:
+    def __init__(self, registry: Registry, evaluator: Evaluator, durations: Durations | None = None) -> None:
         self._registry = registry
         self._evaluator = evaluator
+        self._durations = durations or Durations()
         self._reads: dict[int, tuple[TaskPlan, Reads]] = {}
-        self._options: dict[int, tuple[object, Any]] = {}
+        self._chains = Chains(registry.recovery_strategies)
 
     def decide(self, state: RunState, command: Decide, at_ms: int) -> list[Event]:
         """The events that answer a command; at least one."""
         return _DECIDE[type(command)](self, state, command, at_ms)
+
+    def guards(self, state: RunState, task: TaskNode) -> tuple[Entry, ...]:
+        """The strategies of a task's chain that may refuse an attempt before it begins."""
+        try:
+            return self._chains.of(state.plan, task).guards
+        except (KeyError, ValueError):
+            return ()  # said when the chain is asked
+
+    def keeps(self, state: RunState, task: TaskNode) -> dict[str, int]:
+        """Under which keys the outputs of a task are kept when it succeeds, and for how long (0: for ever)."""
+        kept = dict([task.kept]) if task.kept is not None else {}
+        try:
+            if self._chains.of(state.plan, task).recalls:
+                kept[last_outputs_key(state.plan.name, task)] = 0
+        except (KeyError, ValueError):
+            pass  # said when the chain is asked
+        return kept
 
     # --- stages
 
     def _open_stage(self, state: RunState, command: OpenStage, at_ms: int) -> list[Event]:
         stage = state.stages[command.stage]
         plan = stage.plan
-        if state.cancelled and (plan.run_on != "always" or state.forced):
+        if state.cancelled and not _cleans_up(state, plan):
             return [StageFinished(at_ms=at_ms, stage=plan.name, status="cancelled")]
         if stage.doomed and plan.run_on == "success":
             return [StageFinished(at_ms=at_ms, stage=plan.name, status="blocked")]
@@ -141,10 +168,13 @@ class Decider:
         agent = task.agent if task.agent != plan.agent else ""
         action = task.action if task.action != plan.action else ""
         try:
-            if plan.when is not None and task.attempt == 0 and not self._true(state, plan.when, task.block):
+            if plan.when is not None and task.tries == 0 and not self._true(state, plan.when, task.block):
                 return [TaskSkipped(at_ms=at_ms, task=task.path, reason=f"`{plan.when.text}` is false")]
             wired = plan.inputs is None and task.substitute is None
             inputs = {} if wired else self._inputs(state, task)
+            cache_key = ""
+            if plan.cache is not None and not task.first_ms:
+                cache_key = self._cache_key(state, task, inputs)
         except NoaError as error:
             return [TaskFailed(at_ms=at_ms, task=task.path, failure=Failure.of(error))]
         return [
@@ -156,8 +186,33 @@ class Decider:
                 wired=wired,
                 agent=agent,
                 action=action,
+                cache_key=cache_key,
+                cache_ttl_ms=plan.cache.ttl_ms if plan.cache is not None and cache_key else None,
+                hedge_ms=self._hedge_ms(state, task),
             )
         ]
+
+    def _cache_key(self, state: RunState, task: TaskNode, inputs: dict[str, Any]) -> str:
+        """Names what is asked: agent, action, and the key that the definition gives or else the inputs."""
+        cache = task.plan.cache
+        key: Any = inputs or state.wired_inputs(task)
+        if cache is not None and cache.key is not None:
+            key = self._evaluator.evaluate(cache.key, scope_for(state, Reads(cache.key), block=task.block))
+        asked = msgspec.json.encode([state.plan.name, task.agent, task.action, key], order="deterministic")
+        return "cache:" + hashlib.sha256(asked).hexdigest()
+
+    def _hedge_ms(self, state: RunState, task: TaskNode) -> int | None:
+        if not task.plan.idempotent:
+            return None
+        try:
+            for entry in self._chains.of(state.plan, task).hedges:
+                taken = self._durations.of(task.agent, task.action)
+                after_ms = entry.strategy.hedge_after_ms(taken, task.attempt, entry.options)
+                if after_ms is not None:
+                    return max(0, int(after_ms))
+        except Exception:  # foreign code: a strategy that cannot say so hedges nothing
+            return None
+        return None
 
     def _inputs(self, state: RunState, task: TaskNode) -> dict[str, Any]:
         plan = task.plan
@@ -168,49 +223,58 @@ class Decider:
             known = self._reads[id(plan)] = (plan, Reads(plan.inputs))
         if known[1].constant:
             return dict(plan.inputs)
-        inputs = self._evaluator.evaluate(plan.inputs, scope_for(state, known[1], block=task.block))
+        own = {"outputs": task.undoes.outputs} if task.undoes is not None else None
+        inputs = self._evaluator.evaluate(plan.inputs, scope_for(state, known[1], block=task.block, bindings=own))
         return dict(inputs)
 
     def _choose_recovery(self, state: RunState, command: ChooseRecovery, at_ms: int) -> list[Event]:
         task = state.tasks[command.task]
         failure = task.failure or Failure("INTERNAL", f"task '{task.path}' failed without saying why")
-        for index, spec in enumerate(self._chain(state, task)):
-            try:
-                decision = self._ask(spec, index, task, failure, at_ms)
-                if decision is None:
+        name = "?"
+        try:
+            entries = self._chains.of(state.plan, task).entries
+            for index in range(task.entry, len(entries)):
+                entry, name = entries[index], entries[index].name
+                decision = entry.strategy.recover(failure, _past(task, index, at_ms), entry.options)
+                if decision is None or (task.expired and isinstance(decision, Retry | Substitute)):
                     continue
+                decision = self._evaluated(state, task, decision, failure)
                 self._check_decision(state, task, decision)
                 chosen = RecoveryChosen(
-                    at_ms=at_ms,
-                    task=task.path,
-                    attempt=task.attempt,
-                    strategy=f"{index}:{spec.name}",
-                    decision=decision,
+                    at_ms=at_ms, task=task.path, attempt=task.attempt, strategy=f"{index}:{name}", decision=decision
                 )
                 return [decode_event(encode_event(chosen))]
-            except Exception as error:  # foreign code: a strategy may raise or answer anything
-                reason = str(error) if isinstance(error, _RefusedError) else f"{type(error).__name__}: {error}"
-                message = f"recovery strategy '{spec.name}' of task '{task.path}': {reason}"
-                failure = Failure("RECOVERY_FAILED", message, cause=failure)
-                break
+        except Exception as error:  # foreign code: a strategy may raise or answer anything
+            known = isinstance(error, _RefusedError | NoaError)
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
+            message = f"recovery strategy '{name}' of task '{task.path}': {reason}"
+            failure = Failure("RECOVERY_FAILED", message, cause=failure)
         return [TaskFailed(at_ms=at_ms, task=task.path, failure=failure)]
 
-    def _ask(self, spec: StrategySpec, index: int, task: TaskNode, failure: Failure, at_ms: int) -> Any:
-        strategy = self._registry.recovery_strategies[spec.name]
-        past = Attempted(
-            attempt=task.attempt,
-            chosen=(task.chosen or {}).get(index, 0),
-            elapsed_ms=at_ms - task.first_ms,
-            jitter=task.jitter,
-            idempotent=bool(task.plan.idempotent),
-        )
-        return strategy.recover(failure, past, self._validated(spec, strategy))
+    def _evaluated(self, state: RunState, task: TaskNode, decision: Decision, failure: Failure) -> Decision:
+        """The decision with the expressions in it replaced by their values."""
+        if not isinstance(decision, msgspec.Struct):
+            return decision
+        changed: dict[str, Any] = {}
+        for name in decision.__struct_fields__:
+            value = getattr(decision, name)
+            reads = Reads(value)
+            if not reads.constant:
+                seen = {"failure": _seen(failure)}
+                scope = scope_for(state, reads, block=task.block, bindings=seen)
+                changed[name] = self._evaluator.evaluate(value, scope)
+        return msgspec.structs.replace(decision, **changed) if changed else decision
 
     def _check_decision(self, state: RunState, task: TaskNode, decision: object) -> None:
         """Refuse what cannot be done, or would go on for ever."""
-        if not isinstance(decision, Retry | Substitute | Complete | Skip):
-            what = "which this version cannot do" if isinstance(decision, Hold | Rollback) else "which is no decision"
-            raise _RefusedError(f"answered {decision!r}, {what}")
+        if not isinstance(decision, Decision):
+            raise _RefusedError(f"answered {decision!r}, which is no decision")
+        if isinstance(decision, Rollback) and task.undoes is not None:
+            raise _RefusedError("asked to undo the run, which is being undone already")
+        if isinstance(decision, Recall) and task.recalled:
+            raise _RefusedError("asked again for outputs of earlier runs, of which there are none")
+        if isinstance(decision, Hold) and not {*decision.choices, decision.on_timeout} <= {*ANSWERS}:
+            raise _RefusedError(f"gave a choice that is not known. Known: {', '.join(ANSWERS)}")
         if isinstance(decision, Substitute) and decision.agent:
             known = {*self._registry.agents, *state.plan.agents}
             if decision.agent not in known:
@@ -219,31 +283,37 @@ class Decider:
         if isinstance(decision, Retry | Substitute) and task.attempt >= MAX_ATTEMPTS:
             raise _RefusedError(f"asked for attempt {task.attempt + 1:,}; a task has at most {MAX_ATTEMPTS:,}")
 
-    def _chain(self, state: RunState, task: TaskNode) -> tuple[StrategySpec, ...]:
-        for chain in (task.plan.recovery, task.stage.plan.recovery, state.plan.recovery):
-            if chain is not None:
-                return chain
-        return ()
-
-    def _validated(self, spec: StrategySpec, strategy: RecoveryStrategy) -> Any:
-        known = self._options.get(id(spec))
-        if known is None:
-            known = self._options[id(spec)] = (spec, strategy.options.model_validate(dict(spec.options)))
-        return known[1]
-
     # --- runs
 
     def _finish_run(self, state: RunState, command: FinishRun, at_ms: int) -> list[Event]:
         failure = state.failure
-        if state.cancel_requested:
-            return [RunFinished(at_ms=at_ms, status="cancelled", failure=failure, degraded=state.degraded)]
-        if failure is not None or any(s.status in {"failed", "blocked"} for s in state.stages.values()):
-            return [RunFinished(at_ms=at_ms, status="failed", failure=failure, degraded=state.degraded)]
-        try:
-            outputs = self._evaluator.evaluate(state.plan.outputs, scope_for(state, reads_of(state.plan.outputs)))
-        except NoaError as error:
-            return [RunFinished(at_ms=at_ms, status="failed", failure=Failure.of(error), degraded=state.degraded)]
-        return [RunFinished(at_ms=at_ms, status="succeeded", outputs=dict(outputs), degraded=state.degraded)]
+        failed = failure is not None or any(s.status in {"failed", "blocked"} for s in state.stages.values())
+        outputs: dict[str, Any] = {}
+        if state.undoing is not None:
+            return [self._undone(state, at_ms)]
+        if not failed and not state.cancel_requested and not state.undo_wanted:
+            try:
+                template = state.plan.outputs
+                outputs = dict(self._evaluator.evaluate(template, scope_for(state, reads_of(template))))
+            except NoaError as error:
+                failure, failed = Failure.of(error), True
+        if state.undo_wanted or (failed and state.plan.on_failure == "rollback"):
+            return [RollbackStarted(at_ms=at_ms, failure=failure)]
+        status: RunStatus = "cancelled" if state.cancel_requested else "failed" if failed else "succeeded"
+        return [RunFinished(at_ms=at_ms, status=status, outputs=outputs, failure=failure, degraded=state.degraded)]
+
+    def _undone(self, state: RunState, at_ms: int) -> Event:
+        assert state.undoing is not None
+        left = sorted(state.undoing.left.values(), key=lambda task: task.finished_ms, reverse=True)
+        if not left:
+            return RunFinished(at_ms=at_ms, status="rolled_back", failure=state.failure, degraded=state.degraded)
+        why = next((t.undo.failure for t in left if t.undo is not None and t.undo.failure is not None), None)
+        names = ", ".join(f"'{task.path}'" for task in left[:_NAMED])
+        more = f" and {len(left) - _NAMED:,} more" if len(left) > _NAMED else ""
+        message = f"not undone: {names}{more}" + (f" ({why})" if why is not None else "")
+        paths = [task.path for task in left]
+        failure = Failure("ROLLBACK_FAILED", message, details={"left": paths}, cause=state.failure)
+        return RunFinished(at_ms=at_ms, status="rollback_failed", failure=failure, degraded=state.degraded, left=paths)
 
     def _true(self, state: RunState, expression: Expression, block: BlockNode | None = None) -> bool:
         return self._evaluator.evaluate_bool(expression, scope_for(state, reads_of(expression), block=block))
@@ -276,6 +346,42 @@ class _View:
     def evaluate(self, template: Any, bindings: Mapping[str, Any] | None = None) -> Any:
         scope = scope_for(self._state, reads_of(template), bindings=bindings)
         return self._decider._evaluator.evaluate(template, scope)
+
+
+_NAMED = 5
+
+
+def _cleans_up(state: RunState, plan: StagePlan) -> bool:
+    """Whether a stage still begins in a run that is being ended."""
+    if state.forced:
+        return False
+    undone = state.undo_wanted and not state.cancel_requested
+    return plan.run_on == "always" or (plan.run_on == "failure" and undone)
+
+
+def _past(task: TaskNode, entry: int, at_ms: int) -> Attempted:
+    past = task.chosen.get(entry) if task.chosen is not None else None
+    return Attempted(
+        attempt=task.attempt,
+        chosen=past.chosen if past is not None else 0,
+        elapsed_ms=at_ms - task.first_ms,
+        jitter=task.jitter,
+        idempotent=bool(task.plan.idempotent),
+        switches=past.switches if past is not None else 0,
+        tries=task.tries,
+        last_delay_ms=past.delay_ms if past is not None else 0,
+        expired=task.expired,
+    )
+
+
+def _seen(failure: Failure) -> dict[str, Any]:
+    """A failure as expressions see it."""
+    return {
+        "code": failure.code,
+        "message": failure.message,
+        "retryable": failure.retryable,
+        "details": failure.details,
+    }
 
 
 def _check_blocks(stage: StageNode, blocks: Iterable[Block]) -> None:

@@ -12,20 +12,35 @@ from secrets import choice
 from typing import Any
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from noa.definitions import Evaluator, check_inputs, parse_plan, pinned_texts
 from noa.engine.children import Children
 from noa.engine.core import Core
 from noa.engine.decide import Decider
+from noa.engine.durations import Durations
+from noa.engine.guards import Guards
 from noa.engine.live import Running
 from noa.engine.outputs import OutputKeeper
 from noa.engine.ports import Clock, Dispatcher, EventObserver, NoSecrets, Secrets, SystemClock, TaskObserver
+from noa.engine.reopening import why_not_reopened
 from noa.engine.run import LiveRun
+from noa.engine.signals import judge
 from noa.engine.state import RunState
-from noa.errors import JournalError, OwnershipError, RunStateError
-from noa.model.events import CancelRequested, Event, RunCreated, RunResumed
-from noa.model.ids import RunId
+from noa.errors import (
+    DefinitionError,
+    JournalError,
+    OwnershipError,
+    PluginError,
+    RunKeyError,
+    RunNotFoundError,
+    RunStateError,
+    UsageError,
+)
+from noa.model.events import Event, RunCreated, RunReopened, RunResumed
+from noa.model.ids import RunId, TaskPath
 from noa.model.plan import Plan
-from noa.plugin import ArtifactStore, Journal, Lease, Registry, SignalRecord
+from noa.plugin import ArtifactStore, Journal, Lease, Registry
 
 __all__ = ["Engine", "Running", "new_run_id"]
 
@@ -33,6 +48,7 @@ log = logging.getLogger("noa.engine")
 
 LEASE_MS = 15_000
 SIGNAL_POLL_S = 0.1
+ADOPT_EVERY_S = 2.0
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -84,9 +100,12 @@ class Engine:
         self._prepare = prepare or (lambda _plan: None)
         self._lease_ms = lease_ms
         self._evaluator = Evaluator()
+        self._guards = Guards()
+        self._durations = Durations()
         self._owner = owner
         self._live: dict[RunId, Running] = {}
         self._children = Children(self)
+        self._not_adopted: set[RunId] = set()
         self._resuming: WeakValueDictionary[RunId, asyncio.Lock] = WeakValueDictionary()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -113,11 +132,17 @@ class Engine:
         actor: str = "",
         output_uri: str | Callable[[RunId], str] = "",
         parent: str = "",
+        key: str = "",
     ) -> Running:
         """Begin a run; returns once its first event is on disk.
 
+        Args:
+            key: Of which there is one run at most in the store.
+
         Raises:
             InputError: The inputs do not fit; no run was created.
+            RunKeyError: A run was started under this key before; `same` says whether with the same definition and
+                inputs.
             ConflictError: A run of this id exists.
             JournalError: The store failed.
         """
@@ -138,18 +163,44 @@ class Engine:
             actor=actor,
             parent=parent,
             output_uri=output_uri(run) if callable(output_uri) else output_uri,
+            key=key,
         )
-        core = Core(RunState(plan), Decider(self._registry, self._evaluator))
+        core = self._core(plan)
         events, effects = core.advance(created)
-        lease = await self._journal.create(
-            run,
-            created,
-            owner=self._owner,
-            lease_ms=self._lease_ms,
-            texts={hashes[name]: text for name, text in texts.items()},
-        )
+        try:
+            lease = await self._journal.create(
+                run,
+                created,
+                owner=self._owner,
+                lease_ms=self._lease_ms,
+                texts={hashes[name]: text for name, text in texts.items()},
+            )
+        except RunKeyError as error:
+            raise await self._key_taken(error, created) from None
         self._on_event(run, 1, created)
         return self._drive(core, lease, 1, events[1:], effects)
+
+    def _core(self, plan: Plan) -> Core:
+        return Core(RunState(plan), Decider(self._registry, self._evaluator, self._durations))
+
+    async def _key_taken(self, error: RunKeyError, wanted: RunCreated) -> RunKeyError:
+        (_, found), *_ = await self._journal.read(RunId(error.run_id), limit=1)
+        assert isinstance(found, RunCreated)
+        differs = [
+            what
+            for what, same in (
+                ("another definition", found.definitions == wanted.definitions),
+                ("other inputs", found.inputs == wanted.inputs),
+            )
+            if not same
+        ]
+        how = f"with {' and '.join(differs)}" if differs else "with the same definition and inputs"
+        return RunKeyError(
+            f"run {found.run_id} was started under the key '{wanted.key}' before, {how}",
+            run_id=found.run_id,
+            key=wanted.key,
+            same=not differs,
+        )
 
     def _checked(self, plan: Plan, inputs: Mapping[str, Any], *, kept: bool) -> dict[str, Any]:
         """The inputs of a run; with `kept`, what is kept by reference is checked as the value that it was."""
@@ -176,7 +227,123 @@ class Engine:
         async with one_at_a_time:
             return self._live.get(run) or await self._take_over(run, plan)
 
-    async def _take_over(self, run: RunId, plan: Plan | None) -> Running:
+    async def reopen(
+        self,
+        run: RunId,
+        *,
+        from_task: str = "",
+        rollback: bool = False,
+        actor: str = "",
+        reason: str = "",
+        plan: Plan | None = None,
+    ) -> Running:
+        """Go on with a run that is over: what failed is tried again, what succeeded is kept.
+
+        A run of which a rollback stopped half way is undone further.
+
+        Args:
+            from_task: Path of a task that is done again though it succeeded, with all that depends on it.
+            rollback: Undo the run by its compensations instead.
+
+        Raises:
+            RunNotFoundError: No such run.
+            RunStateError: It is not over, or in no state in which that makes sense; the message says what does.
+            OwnershipError: Another live engine owns it.
+        """
+        run = (await self._journal.run(run)).run_id
+        if run in self._live:
+            raise RunStateError(f"run {run} goes on here: it is not over", run=run)
+        asked = RunReopened(
+            at_ms=self._clock.now_ms(), actor=actor, reason=reason, from_task=TaskPath(from_task), rollback=rollback
+        )
+        async with self._resuming.setdefault(run, asyncio.Lock()):
+            return await self._take_over(run, plan, asked)
+
+    async def fork(
+        self,
+        run: RunId,
+        *,
+        at: int,
+        inputs: Mapping[str, Any] | None = None,
+        actor: str = "",
+        output_uri: Callable[[RunId], str] | None = None,
+        plan: Plan | None = None,
+    ) -> Running:
+        """Begin a new run that shares the first `at` events of another one, which stays as it is.
+
+        Args:
+            at: Sequence number of the last event that is shared, from 1.
+            inputs: That are changed; only what is resolved after that event sees them.
+
+        Raises:
+            RunNotFoundError: No such run.
+            UsageError: It has no such event, or that event ends it.
+            InputError: The inputs do not fit.
+        """
+        record = await self._journal.run(run)
+        history = [event for _, event in await self._journal.read(record.run_id, limit=max(at, 1))]
+        created = history[0]
+        assert isinstance(created, RunCreated)
+        if not 1 <= at <= len(history):
+            raise UsageError(f"run {record.run_id} has events 1 to {record.last_seq}, not {at}", run=record.run_id)
+        plan = plan or await self.pinned_plan(created)
+        self._prepare(plan)
+        now_ms = self._clock.now_ms()
+        new = new_run_id(now_ms)
+        created = msgspec.structs.replace(
+            created,
+            run_id=new,
+            actor=actor,
+            inputs=self._checked(plan, {**created.inputs, **(inputs or {})}, kept=True),
+            parent="",
+            key="",
+            output_uri=output_uri(new) if output_uri is not None else created.output_uri,
+            forked_from=record.run_id,
+            forked_at=at,
+        )
+        core = self._core(plan)
+        core.replay([created, *history[1:]])
+        if core.state.finished:
+            raise UsageError(f"event {at} ends run {record.run_id}; name an earlier one", run=record.run_id, at=at)
+        texts = {sha: await self._journal.text(sha) for sha in created.definitions.values()}
+        lease = await self._journal.create(
+            new, created, owner=self._owner, lease_ms=self._lease_ms, texts=texts, past=history[1:]
+        )
+        resumed = RunResumed(at_ms=now_ms, owner=self._owner, fence=lease.fence)
+        core.state.apply(resumed)
+        events, effects = core.outstanding(now_ms)
+        return self._drive(core, lease, at, [resumed, *events], effects)
+
+    async def adopt(self) -> list[Running]:
+        """Take over every run of the store that is not over and that no live engine drives; those that go on now.
+
+        One that cannot be resumed here, such as for a missing plugin, is left alone; the log says why.
+        """
+        adopted: list[Running] = []
+        for record in await self._journal.abandoned():
+            if record.run_id in self._live:
+                continue
+            try:
+                adopted.append(await self.resume(record.run_id))
+            except (OwnershipError, RunStateError, RunNotFoundError):
+                continue  # somebody else was quicker
+            except (DefinitionError, PluginError, UsageError) as error:
+                if record.run_id not in self._not_adopted:
+                    self._not_adopted.add(record.run_id)
+                    log.warning("run %s cannot be taken over here: %s", record.run_id, error)
+        return adopted
+
+    async def keep_adopting(self, adopted: Callable[[Running], None], *, every_s: float = ADOPT_EVERY_S) -> None:
+        """Take over abandoned runs until this is cancelled."""
+        while True:
+            try:
+                for running in await self.adopt():
+                    adopted(running)
+            except JournalError as error:
+                log.warning("the journal did not answer: %s", error)
+            await asyncio.sleep(every_s)
+
+    async def _take_over(self, run: RunId, plan: Plan | None, reopened: RunReopened | None = None) -> Running:
         lease = await self._journal.acquire(run, owner=self._owner, lease_ms=self._lease_ms)
         try:
             history = await self._journal.read(run)
@@ -185,21 +352,29 @@ class Engine:
             if plan is None:
                 plan = await self.pinned_plan(created)
             self._prepare(plan)
-            core = Core(RunState(plan), Decider(self._registry, self._evaluator))
+            core = self._core(plan)
             core.replay(event for _, event in history)
-            if core.state.finished:
-                how = f"it {'was ' if core.state.status == 'cancelled' else ''}{core.state.status}"
-                raise RunStateError(f"run {run} is over: {how}", run=run, status=core.state.status)
+            if reopened is not None:
+                _check_reopened(core.state, reopened)
+            elif core.state.finished:
+                status = core.state.status
+                raise RunStateError(f"run {run} is over: it {_PAST.get(status, status)}", run=run, status=status)
         except BaseException:
             with contextlib.suppress(JournalError):
                 await self._journal.release(lease)
             raise
         now_ms = self._clock.now_ms()
         first: list[Event] = [RunResumed(at_ms=now_ms, owner=self._owner, fence=lease.fence)]
-        # A wish to cancel that came while nobody drove the run counts before anything is executed again.
-        first += [_cancel_of(s, now_ms) for s in await self._journal.signals([run]) if s.kind == "cancel"]
-        for event in first:
-            core.state.apply(event)
+        core.state.apply(first[0])
+        # What people said while nobody drove the run counts before anything is executed again.
+        for signal in await self._journal.signals([run]):
+            judged = judge(core.state, signal, now_ms)
+            if judged is not None:
+                first.append(judged)
+                core.state.apply(judged)
+        if reopened is not None:
+            first.append(_continued(core.state, reopened))
+            core.state.apply(first[-1])
         events, effects = core.outstanding(now_ms)
         return self._drive(core, lease, history[-1][0], [*first, *events], effects)
 
@@ -242,6 +417,8 @@ class Engine:
             outputs=self._outputs,
             sub_workflows=self._children,
             secrets=self._secrets,
+            guards=self._guards,
+            durations=self._durations,
             on_event=self._on_event,
             on_observation=self._on_observation,
         )
@@ -295,16 +472,32 @@ class Engine:
             running = self._live.get(signal.run_id)
             if running is None:
                 continue
-            if signal.kind == "cancel" and signal.signal_id not in running.state.signals:
-                await running.cancel(actor=signal.actor, reason=signal.reason, signal=signal.signal_id)
+            if signal.signal_id not in running.state.signals:
+                running.live.post(signal)
                 again = True
             else:
                 await self._journal.mark_signal(signal.signal_id, running.live.seq)
         return again
 
 
-def _cancel_of(signal: SignalRecord, at_ms: int) -> CancelRequested:
-    return CancelRequested(at_ms=at_ms, actor=signal.actor, reason=signal.reason, signal=signal.signal_id)
+_PAST = {"cancelled": "was cancelled", "rolled_back": "was undone", "rollback_failed": "was undone in part"}
+
+
+def _check_reopened(state: RunState, asked: RunReopened) -> None:
+    if not state.finished:
+        raise RunStateError(
+            f"run {state.run_id} is not over; go on with it: noa resume {state.run_id}",
+            run=state.run_id,
+            status=state.status,
+        )
+    why = why_not_reopened(state.status, asked.from_task, state.tasks, rollback=asked.rollback)
+    if why:
+        raise RunStateError(f"run {state.run_id} cannot be reopened: {why}", run=state.run_id, status=state.status)
+
+
+def _continued(state: RunState, asked: RunReopened) -> RunReopened:
+    """A rollback that stopped half way can only go on."""
+    return msgspec.structs.replace(asked, rollback=asked.rollback or state.status == "rollback_failed")
 
 
 def _sha256(text: str) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 from noa.engine.wiring import Fields
+from noa.model.events import Hold
 from noa.model.failure import Failure
 from noa.model.ids import TaskPath
 from noa.model.plan import BlockTemplate, StagePlan, TaskPlan
 
-__all__ = ["TERMINAL", "BlockNode", "StageNode", "StageStatus", "TaskNode", "TaskStatus"]
+__all__ = ["TERMINAL", "BlockNode", "Past", "StageNode", "StageStatus", "TaskNode", "TaskStatus"]
 
 TaskStatus: TypeAlias = Literal[
     "pending",  # waits for other tasks
@@ -20,6 +21,8 @@ TaskStatus: TypeAlias = Literal[
     "cancelling",
     "recovering",  # the recovery chain is being asked
     "retrying",  # waits for its retry timer
+    "recalling",  # the store is being asked for outputs that are kept
+    "held",  # waits for a person
     "succeeded",
     "skipped",
     "failed",
@@ -32,10 +35,39 @@ StageStatus: TypeAlias = Literal[
 TERMINAL = frozenset({"succeeded", "skipped", "failed", "blocked", "cancelled"})
 
 
-class TaskNode:
-    """A task of an open block. `slot`: 0 none, 1 counted in its stage, 2 counted in the run too.
+class Past:
+    """How often one entry of a recovery chain was chosen for a task."""
 
-    `substitute`: inputs that a recovery strategy put in the place of the plan's.
+    __slots__ = ("chosen", "delay_ms", "switches")
+
+    def __init__(self) -> None:
+        self.chosen = 0
+        self.switches = 0
+        self.delay_ms = 0
+
+
+class TaskNode:
+    """A task of an open block, or what undoes one.
+
+    Attributes:
+        slot: 0 none, 1 counted in its stage, 2 counted in the run too.
+        live: Attempts that go on; two of them where the second one is a hedge.
+        hedged: Attempt that was begun as a hedge, 0 for none.
+        tries: Attempts since the task began or was last substituted.
+        substitute: Inputs that a recovery strategy put in the place of the plan's.
+        chosen: What is remembered of the entries of its recovery chain, by index.
+        entry: Index of the entry of the chain that is asked next.
+        recalled: Whether the store was asked for outputs since the last failure.
+        expired: Whether its total time is over.
+        hold: What a person is asked.
+        done: Whether an attempt succeeded; else what it gives comes from elsewhere, and nothing has to be undone.
+        kept: Key under which the store keeps its outputs, and for how long; None for not at all.
+        source: Run whose outputs it took, else empty.
+        redone: How often it was reset after it had succeeded.
+        child: Attempt whose sub-workflow run is gone on with, 0 for none.
+        undoes: The task that this one undoes.
+        undo: What undoes this task, once it is being undone.
+        changed_ms: When its status changed last.
     """
 
     __slots__ = (
@@ -43,23 +75,39 @@ class TaskNode:
         "agent",
         "attempt",
         "block",
+        "changed_ms",
+        "child",
         "chosen",
         "degraded",
+        "done",
         "doomed",
+        "entry",
+        "expired",
         "failure",
         "fields",
         "finished_ms",
         "first_ms",
+        "hedge_ms",
+        "hedged",
+        "hold",
         "index",
         "inputs",
         "jitter",
+        "kept",
+        "live",
         "outputs",
         "path",
         "plan",
+        "recalled",
+        "redone",
         "slot",
+        "source",
         "started_ms",
         "status",
         "substitute",
+        "tries",
+        "undo",
+        "undoes",
         "unmet",
     )
 
@@ -70,22 +118,51 @@ class TaskNode:
         self.index = index
         self.status: TaskStatus = "pending"
         self.attempt = 0
+        self.redone = 0
+        self.child = 0
+        self.undoes: TaskNode | None = None
+        self.undo: TaskNode | None = None
+        self.outputs: dict[str, Any] | None = None
+        self.fields: Fields | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """As it was before its first attempt; the attempts go on counting."""
+        plan = self.plan
         self.unmet = 0
         self.doomed = False
         self.slot = 0
         self.agent = plan.agent
         self.action = plan.action
+        self.live: tuple[int, ...] = ()
+        self.hedged = 0
+        self.hedge_ms: int | None = None
+        self.tries = 0
         self.inputs: dict[str, Any] | None = None
         self.substitute: dict[str, Any] | None = None
-        self.outputs: dict[str, Any] | None = None
+        self.outputs = None
         self.failure: Failure | None = None
-        self.fields: Fields | None = None
-        self.chosen: dict[int, int] | None = None
+        self.fields = None
+        self.chosen: dict[int, Past] | None = None
+        self.entry = 0
+        self.recalled = False
+        self.expired = False
+        self.hold: Hold | None = None
         self.jitter = 0.0
         self.degraded = False
+        self.done = False
+        self.kept: tuple[str, int] | None = None
+        self.source = ""
         self.first_ms = 0
         self.started_ms = 0
         self.finished_ms = 0
+        self.changed_ms = 0
+
+    def past(self, entry: int) -> Past:
+        """What is remembered of an entry of its recovery chain."""
+        if self.chosen is None:
+            self.chosen = {}
+        return self.chosen.setdefault(entry, Past())
 
     @property
     def stage(self) -> StageNode:
@@ -99,11 +176,23 @@ class TaskNode:
 
 
 class BlockNode:
-    """A task graph that a stage opened. `open` counts tasks that are not terminal."""
+    """A task graph that a stage opened. `open` counts tasks that are not terminal.
 
-    __slots__ = ("bindings", "done", "failed", "key", "open", "stage", "tasks", "template")
+    `after`: the block whose end opened it, or None. `advanced`: the stage type was asked what follows it.
+    """
 
-    def __init__(self, stage: StageNode, template: BlockTemplate, key: str, bindings: Mapping[str, Any]) -> None:
+    __slots__ = ("advanced", "after", "bindings", "done", "failed", "key", "open", "stage", "tasks", "template")
+
+    def __init__(
+        self,
+        stage: StageNode,
+        template: BlockTemplate,
+        key: str,
+        bindings: Mapping[str, Any],
+        after: BlockNode | None = None,
+    ) -> None:
+        self.after = after
+        self.advanced = False
         self.stage = stage
         self.template = template
         self.key = key

@@ -13,8 +13,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from noa.engine.commands import CancelAttempt, Effect, Execute, SetTimer
+from noa.engine.commands import CancelAttempt, Effect, Execute, LookUp, SetTimer
 from noa.engine.core import Core
+from noa.engine.durations import Durations
+from noa.engine.guards import Guards
 from noa.engine.masking import MaskedView, masked_outcome
 from noa.engine.outputs import OutputKeeper
 from noa.engine.ports import Clock, Dispatcher, EventObserver, Secrets, TaskObserver, Timer
@@ -25,6 +27,7 @@ from noa.model.events import (
     CancelRequested,
     Event,
     LateResult,
+    Recalled,
     TimerFired,
     decode_event,
     encode_event,
@@ -34,7 +37,7 @@ from noa.model.failure import Failure
 from noa.model.ids import ExecutionId, RunId, TaskPath, execution_id, idempotency_key
 from noa.model.plan import TaskPlan
 from noa.model.secrets import fill
-from noa.plugin import Journal, Lease
+from noa.plugin import Journal, Lease, SignalRecord
 
 __all__ = ["LiveRun", "SubWorkflows"]
 
@@ -46,6 +49,9 @@ class SubWorkflows(Protocol):
 
     async def execute(self, parent: LiveRun, assignment: Assignment, name: str) -> Outcome:
         """Run the child of this name, or go on with it where it was begun before."""
+
+    async def undo(self, parent: LiveRun, assignment: Assignment, name: str) -> Outcome:
+        """Undo every child of this name that attempts of the task that `assignment` undoes have begun."""
 
     async def cancel(self, execution: ExecutionId, reason: str) -> None:
         """Ask the child of an execution to end; `execute` then gives a Failure CANCELLED."""
@@ -75,6 +81,8 @@ class LiveRun:
         outputs: OutputKeeper,
         sub_workflows: SubWorkflows,
         secrets: Secrets,
+        guards: Guards,
+        durations: Durations,
         on_event: EventObserver,
         on_observation: TaskObserver,
     ) -> None:
@@ -88,9 +96,11 @@ class LiveRun:
         self._outputs = outputs
         self._sub_workflows = sub_workflows
         self._secrets = secrets
+        self._guards = guards
+        self._durations = durations
         self._on_event = on_event
         self._on_observation = on_observation
-        self._inbox: deque[Event] = deque()
+        self._inbox: deque[Event | SignalRecord] = deque()
         self._wake: asyncio.Future[None] | None = None
         self._broken: JournalError | None = None
         self._timers: dict[str, Timer] = {}
@@ -128,8 +138,8 @@ class LiveRun:
             await self._stop()
         await self._dispatcher.release(self.run_id, self.state.agents)
 
-    def post(self, event: Event) -> None:
-        """Hand in something that happened. From the event loop's thread."""
+    def post(self, event: Event | SignalRecord) -> None:
+        """Hand in something that happened, or a signal. From the event loop's thread."""
         self._inbox.append(event)
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
@@ -158,17 +168,27 @@ class LiveRun:
         inbox = self._inbox
         while inbox and len(events) < _EVENTS_PER_APPEND and not self.state.finished:
             event = inbox.popleft()
+            if isinstance(event, SignalRecord):
+                new_events, new_effects = self.core.signalled(event, self._clock.now_ms())
+                events += new_events
+                effects += new_effects
+                continue
             if isinstance(event, AttemptSucceeded | AttemptFailed) and not self.state.accepts(
                 event.task, event.attempt
             ):
                 outcome = event.failure.code if isinstance(event, AttemptFailed) else "succeeded"
                 event = LateResult(at_ms=event.at_ms, task=event.task, attempt=event.attempt, outcome=outcome)
-            elif isinstance(event, TimerFired) and f"timer:{event.timer}" not in self.state.pending:
+            elif not self._still_wanted(event):
                 continue
             new_events, new_effects = self.core.advance(event)
             events += new_events
             effects += new_effects
         return events, effects
+
+    def _still_wanted(self, event: Event) -> bool:
+        if isinstance(event, TimerFired):
+            return f"timer:{event.timer}" in self.state.pending
+        return not isinstance(event, Recalled) or self.state.looks_up(event.task, event.attempt)
 
     async def _append(self, events: list[Event]) -> None:
         for start in range(0, len(events), _EVENTS_PER_APPEND):
@@ -190,10 +210,28 @@ class LiveRun:
             case Execute(task=path, attempt=attempt):
                 if self.state.accepts(path, attempt):
                     self._execute(path, attempt)
+            case LookUp():
+                self._in_background(self._look_up(effect))
             case SetTimer(timer=timer, due_ms=due_ms):
+                before = self._timers.pop(timer, None)
+                if before is not None:
+                    before.cancel()  # it was set anew
                 self._timers[timer] = self._clock.call_at(due_ms, lambda: self._fire(timer))
             case CancelAttempt(task=path, attempt=attempt, reason=reason):
                 self._cancel_attempt(path, attempt, reason)
+
+    async def _look_up(self, effect: LookUp) -> None:
+        try:
+            found = await self._journal.recall(effect.kept, not_before_ms=effect.not_before_ms)
+        except JournalError as error:
+            self.lose(error)
+            return
+        head: dict[str, Any] = {"at_ms": self._clock.now_ms(), "task": effect.task, "attempt": effect.attempt}
+        if found is None:
+            self.post(Recalled(**head))
+        else:
+            outputs = dict(found.outputs)
+            self.post(Recalled(found=True, outputs=outputs, run=found.run_id, made_at_ms=found.made_at_ms, **head))
 
     def _fire(self, timer: str) -> None:
         del self._timers[timer]
@@ -205,7 +243,7 @@ class LiveRun:
         plan = task.plan
         assignment = Assignment(
             execution_id=execution_id(run_id, path, attempt),
-            idempotency_key=idempotency_key(run_id, path),
+            idempotency_key=idempotency_key(run_id, path, task.redone),
             run_id=run_id,
             workflow=self.state.plan.name,
             stage=task.block.stage.plan.name,
@@ -232,9 +270,15 @@ class LiveRun:
             self._on_observation(assignment.run_id, path, attempt, observation)
 
         seen = MaskedView(secrets, told)
+        guards = self.core.guards(path)
+        admitted = False
 
         try:
-            if workflow is None:
+            refusal = self._guards.admit(guards, assignment.agent, assignment.action, started_ms) if guards else None
+            admitted = refusal is None
+            if refusal is not None:
+                outcome: Outcome = refusal
+            elif workflow is None:
                 given = assignment
                 if assignment.inputs:
                     inputs = self._outputs.whole(assignment.inputs)
@@ -242,7 +286,9 @@ class LiveRun:
                         inputs = fill(plan.inputs, inputs, secrets.value)
                     if inputs is not assignment.inputs:
                         given = msgspec.structs.replace(assignment, inputs=inputs)
-                outcome: Outcome = await self._dispatcher.execute(given, seen)
+                outcome = await self._dispatcher.execute(given, seen)
+            elif self.state.tasks[path].undoes is not None:
+                outcome = await self._sub_workflows.undo(self, assignment, workflow)
             else:
                 outcome = await self._sub_workflows.execute(self, assignment, workflow)
             outcome = masked_outcome(outcome, secrets)
@@ -259,6 +305,8 @@ class LiveRun:
         finally:
             seen.flush()
             self._attempts.pop(assignment.execution_id, None)
+            if guards and admitted:
+                self._guards.observe(guards, assignment.agent, assignment.action, _ended_as(outcome), clock.now_ms())
         self.post(self._ended(assignment, outcome, started_ms))
 
     def _ended(self, assignment: Assignment, outcome: object, started_ms: int) -> Event:
@@ -268,8 +316,10 @@ class LiveRun:
         head["duration_ms"] = at_ms - started_ms
         try:
             if isinstance(outcome, Succeeded):
-                made: Event = AttemptSucceeded(outputs=outcome.outputs, metrics=outcome.metrics, **head)
+                keep = self.core.keeps(assignment.task)
+                made: Event = AttemptSucceeded(outputs=outcome.outputs, metrics=outcome.metrics, keep=keep, **head)
                 plain = outcome.outputs == {} and not outcome.metrics
+                self._durations.add(assignment.agent, assignment.action, at_ms - started_ms)
                 return made if plain else decode_event(encode_event(made))
             if isinstance(outcome, Failure):
                 made = AttemptFailed(failure=outcome, jitter=self._clock.random(), **head)
@@ -312,3 +362,10 @@ class LiveRun:
             task.cancel()
         if left:
             await asyncio.gather(*left, return_exceptions=True)
+
+
+def _ended_as(outcome: object) -> Failure | None:
+    return None if isinstance(outcome, Succeeded) else outcome if isinstance(outcome, Failure) else _NO_OUTCOME
+
+
+_NO_OUTCOME = Failure("CANCELLED", "the attempt gave no outcome")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from noa.engine.commands import (
@@ -19,11 +19,14 @@ from noa.engine.commands import (
     Command,
     Execute,
     FinishRun,
+    LookUp,
     OpenStage,
     SetTimer,
     StartTask,
 )
 from noa.engine.nodes import BlockNode, StageNode, TaskNode, TaskStatus
+from noa.engine.reopening import Reset, reset_of
+from noa.engine.rollback import Undoing, undo_plan
 from noa.engine.wiring import Fields, extend, merge, visible
 from noa.errors import InternalError
 from noa.model.events import (
@@ -34,13 +37,22 @@ from noa.model.events import (
     CancelRequested,
     Complete,
     Event,
+    Fail,
+    Hold,
     LateResult,
+    Recall,
+    Recalled,
     RecoveryChosen,
     Retry,
+    Rollback,
+    RollbackStarted,
     RunCreated,
     RunFinished,
+    RunReopened,
     RunResumed,
     RunStatus,
+    SignalApplied,
+    SignalRefused,
     Skip,
     StageFinished,
     StageSkipped,
@@ -52,12 +64,17 @@ from noa.model.events import (
     TimerFired,
 )
 from noa.model.failure import Failure
-from noa.model.ids import RunId, TaskPath, task_path
+from noa.model.ids import RunId, TaskPath, compensation_path, task_path
 from noa.model.plan import Plan
 
-__all__ = ["RunState"]
+__all__ = ["RunState", "last_outputs_key"]
 
 _BAD: frozenset[str] = frozenset({"failed", "blocked", "cancelled"})
+
+
+def last_outputs_key(workflow: str, task: TaskNode) -> str:
+    """The key under which the outputs with which a task last succeeded are kept, in whichever run."""
+    return f"last:{workflow}/{task.path}"
 
 
 class RunState:
@@ -70,8 +87,12 @@ class RunState:
         stages: By name, in the order of the file.
         cancelled: Why the run is being ended early, or empty.
         forced: Whether cleanup is ended too: it was cancelled a second time.
-        signals: Ids of the signals that were applied.
+        signals: Ids of the signals that were applied or refused.
         agents: Agents that were asked for anything.
+        held: Tasks that wait for a person, in the order in which they began to.
+        undo_wanted: Whether the run is to be undone once its stages are over.
+        undoing: The rollback, once it began.
+        left: Tasks that could not be undone, once the run is over.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -89,6 +110,10 @@ class RunState:
         self.signals: set[str] = set()
         self.agents: set[str] = set()
         self.forced = False
+        self.held: dict[TaskPath, TaskNode] = {}
+        self.undo_wanted = False
+        self.undoing: Undoing | None = None
+        self.left: list[TaskPath] = []
         self.created_ms = 0
         self.finished_ms = 0
         self.now_ms = 0
@@ -103,6 +128,8 @@ class RunState:
             for template in stage.templates.values()
             for task in template.tasks
         )
+        self._timed_out = False
+        self._earlier: dict[TaskPath, tuple[int, int]] = {}
         self._active = 0
         self._ready: list[tuple[int, int, TaskNode]] = []
         self._order = 0
@@ -114,6 +141,11 @@ class RunState:
     def finished(self) -> bool:
         """Whether the run is over."""
         return self.finished_ms > 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether nothing but a person (or the time that one has) moves the run on."""
+        return bool(self.held) and all(isinstance(command, SetTimer) for command in self.pending.values())
 
     def apply(self, event: Event) -> list[Command]:
         """Fold one event in and say what is wanted next.
@@ -132,7 +164,12 @@ class RunState:
     def accepts(self, task: TaskPath, attempt: int) -> bool:
         """Whether an outcome of this attempt is still waited for; a late one is recorded and not applied."""
         node = self.tasks.get(task)
-        return node is not None and node.attempt == attempt and node.status in {"running", "cancelling"}
+        return node is not None and attempt in node.live and node.status in {"running", "cancelling"}
+
+    def looks_up(self, task: TaskPath, attempt: int) -> bool:
+        """Whether the store's answer about kept outputs is still waited for."""
+        command = self.pending.get(task)
+        return isinstance(command, LookUp) and command.attempt == attempt
 
     def iter_named(self, stage: str, task: str) -> Iterator[TaskNode]:
         """The tasks of this name in a stage, one for each block that has one, in the order in which blocks opened."""
@@ -143,8 +180,10 @@ class RunState:
 
     def iter_running(self) -> Iterator[TaskNode]:
         """Tasks of which an attempt is going on."""
+        seen: set[TaskPath] = set()
         for command in list(self.pending.values()):
-            if isinstance(command, Execute | CancelAttempt):
+            if isinstance(command, Execute | CancelAttempt) and command.task not in seen:
+                seen.add(command.task)
                 yield self.tasks[command.task]
 
     # --- runs
@@ -168,25 +207,185 @@ class RunState:
     def _cancel_requested(self, event: CancelRequested) -> None:
         if event.signal and event.signal in self.signals:
             return
+        self.forced = self.cancel_requested or self._timed_out
         self.cancel_requested = True
+        self.undo_wanted = self.undo_wanted or self.plan.on_failure == "rollback"
         self.signals.add(event.signal)
         self._end_early(event.reason or "cancelled")
+        if self.forced and self.undoing is not None:
+            self._stop_undoing(event.reason or "cancelled")
 
     def _run_finished(self, event: RunFinished) -> None:
         self.status = event.status
         self.outputs = event.outputs
         self.failure = event.failure
         self.degraded = event.degraded
+        self.left = event.left
         self.finished_ms = event.at_ms
         self.pending.clear()
 
     def _end_early(self, reason: str) -> None:
-        """End what goes on. Stages with `run_on: always` still clean up, unless this is the second time."""
-        self.forced = bool(self.cancelled)
+        """End what goes on. Stages with `run_on: always` still clean up, unless the run was cancelled before."""
         self.cancelled = self.cancelled or reason
         for stage in self.stages.values():
             if stage.status == "running":
                 self._close(stage, reason)
+
+    def _signal_applied(self, event: SignalApplied) -> None:
+        self.signals.add(event.signal)
+        _SIGNALS[event.kind](self, event)
+
+    def _signal_refused(self, event: SignalRefused) -> None:
+        self.signals.add(event.signal)
+
+    # --- rollback: what undoes a task is a task beside it
+
+    def _undo(self, reason: str) -> None:
+        """The run is to be undone: end what goes on, so that it can begin."""
+        self.undo_wanted = True
+        self._end_early(reason)
+
+    def _rollback_started(self, event: RollbackStarted) -> None:
+        self.pending.pop("run", None)
+        self.undo_wanted = True
+        self.failure = event.failure or self.failure
+        self.undoing = Undoing.of(self.stages, self.tasks, self.plan.children)
+        if not self.forced:
+            self._begin_undoing(self.undoing.first())
+        self._maybe_undone()
+
+    def _begin_undoing(self, tasks: Iterable[TaskNode]) -> None:
+        assert self.undoing is not None
+        for task in tasks:
+            if task.undo is None:
+                plan = undo_plan(task, self.plan.children)
+                assert plan is not None
+                task.undo = TaskNode(plan, compensation_path(task.path), task.block, task.index)
+                task.undo.undoes = task
+                self.tasks[task.undo.path] = task.undo
+                self._count("pending", 1)
+            else:
+                self._set(task.undo, "pending")
+                task.undo.reset()
+            self.undoing.open += 1
+            self._queue(task.undo)
+            self._pump(task.stage)
+
+    def _undo_settled(self, task: TaskNode) -> None:
+        """A compensation is over: what had to wait for it may be undone, where it went well."""
+        assert self.undoing is not None
+        assert task.undoes is not None
+        self.undoing.open -= 1
+        if task.status in ("succeeded", "skipped"):
+            ready = self.undoing.undone(task.undoes)
+            if not self.forced:
+                self._begin_undoing(ready)
+        self._pump(task.stage)
+        self._maybe_undone()
+
+    def _maybe_undone(self) -> None:
+        if self.undoing is not None and self.undoing.open == 0 and "run" not in self.pending:
+            self._emit(FinishRun())
+
+    def _stop_undoing(self, reason: str) -> None:
+        assert self.undoing is not None
+        for task in list(self.undoing.left.values()):
+            if task.undo is not None:
+                self._cancel(task.undo, reason)
+
+    # --- reopening
+
+    def _run_reopened(self, event: RunReopened) -> None:
+        self.status = "running"
+        self.finished_ms = 0
+        self.outputs = {}
+        self.left = []
+        self.cancelled = ""
+        self.cancel_requested = self.forced = self._timed_out = False
+        self.undoing = None
+        self.undo_wanted = event.rollback
+        if event.rollback:
+            self._emit(FinishRun())
+            return
+        self.failure = None
+        if self.plan.timeout_ms is not None:
+            self._emit(SetTimer("run", event.at_ms + self.plan.timeout_ms))
+        self._begin_again(reset_of(self.stages, self.tasks, event.from_task))
+
+    def _begin_again(self, reset: Reset) -> None:
+        """Count everything anew, since much of it is no longer what it was; then let go on what can."""
+        again = {self.tasks[path].stage.plan.name for path in reset.tasks}
+        for name in reset.stages:
+            self._forget(self.stages[name])
+            self.stages[name] = StageNode(self.plan.stages[name])
+        for task in reset.tasks.values():
+            self._reset_task(task)
+        self._active, self._ready, self._waiters = 0, [], {}
+        self.counts = {}
+        for task in self.tasks.values():
+            self._count(task.status, 1)
+        self.degraded = any(task.degraded for task in self.tasks.values())
+        for name in again:
+            self._reset_stage(self.stages[name])
+        self.open_stages = sum(1 for stage in self.stages.values() if not stage.terminal)
+        for name in again:
+            self._go_on(self.stages[name])
+        for name in reset.stages:
+            stage = self.stages[name]
+            before = [self.stages[other] for other in stage.plan.depends_on]
+            stage.unmet = sum(1 for other in before if not other.terminal)
+            stage.doomed = any(other.status in _BAD for other in before)
+            if stage.unmet == 0:
+                self._consider(stage)
+        if self.open_stages == 0:
+            self._emit(FinishRun())
+
+    def _forget(self, stage: StageNode) -> None:
+        for block in stage.blocks.values():
+            for task in block.tasks:
+                self._earlier[task.path] = (task.attempt, task.redone + task.done)
+                del self.tasks[task.path]
+
+    def _reset_task(self, task: TaskNode) -> None:
+        task.redone += task.done
+        child = task.attempt if task.plan.workflow is not None and not task.done else 0
+        task.reset()
+        task.child = child
+        task.status = "pending"
+
+    def _reset_stage(self, stage: StageNode) -> None:
+        stage.status = "running"
+        stage.closing, stage.failure, stage.given, stage.read = "", None, None, {}
+        stage.active, stage.ready = 0, []
+        stage.bad = False
+        for block in stage.blocks.values():
+            bad = [t for t in block.tasks if t.status in _BAD and not t.plan.optional]
+            block.open = sum(1 for t in block.tasks if not t.terminal)
+            block.done = block.open == 0
+            block.failed = bool(bad)
+            stage.bad = stage.bad or block.failed
+        stage.open_blocks = sum(1 for block in stage.blocks.values() if not block.done)
+        stage.advancing = set()
+
+    def _go_on(self, stage: StageNode) -> None:
+        """Let a stage that was reset go on where it can."""
+        if stage.plan.timeout_ms is not None:
+            self._emit(SetTimer(f"stage:{stage.plan.name}", self.now_ms + stage.plan.timeout_ms))
+        waiting = [t for block in stage.blocks.values() for t in block.tasks if t.status == "pending"]
+        for task in waiting:
+            before = [task.block.tasks[edge.index] for edge in task.plan.edges]
+            task.unmet = sum(1 for other in before if not other.terminal)
+            task.doomed = any(other.status in _BAD and not other.plan.optional for other in before)
+            self._await_elsewhere(task)
+        for block in stage.blocks.values():
+            if block.done and not block.advanced and not stage.plan.single:
+                stage.advancing.add(block.key)
+                self._emit(AdvanceStage(stage.plan.name, block.key))
+        for task in waiting:
+            if task.unmet == 0 and task.status == "pending":
+                self._unblocked(task)
+        self._pump(stage)
+        self._maybe_close(stage)
 
     # --- stages
 
@@ -210,12 +409,13 @@ class RunState:
         stage = self.stages[event.stage]
         self.pending.pop(f"block:{event.stage}[{event.after}]", None)
         stage.advancing.discard(event.after)
+        stage.blocks[event.after].advanced = True
         if event.memo is not None:
             stage.memo = event.memo
         if event.failure is not None:
             stage.failure = stage.failure or event.failure
             self._close(stage, event.failure.message)
-        self._open_blocks(stage, [] if stage.closing else event.blocks)
+        self._open_blocks(stage, [] if stage.closing else event.blocks, stage.blocks[event.after])
 
     def _stage_skipped(self, event: StageSkipped) -> None:
         self._stage_over(self.stages[event.stage], "skipped")
@@ -226,6 +426,8 @@ class RunState:
         if event.status == "failed" and self.failure is None:
             self.failure = event.failure
         self._stage_over(stage, event.status)
+        if event.status == "failed" and self.plan.on_failure == "rollback":
+            self._undo(f"stage '{event.stage}' failed, and the run is undone")
 
     def _stage_over(self, stage: StageNode, status: Any) -> None:
         name = stage.plan.name
@@ -247,15 +449,15 @@ class RunState:
             self.pending.pop("timer:run", None)
             self._emit(FinishRun())
 
-    def _open_blocks(self, stage: StageNode, blocks: list[Block]) -> None:
+    def _open_blocks(self, stage: StageNode, blocks: list[Block], after: BlockNode | None = None) -> None:
         for block in blocks:
-            self._open_block(stage, block)
+            self._open_block(stage, block, after)
         self._pump(stage)
         self._maybe_close(stage)
 
-    def _open_block(self, stage: StageNode, block: Block) -> None:
+    def _open_block(self, stage: StageNode, block: Block, after: BlockNode | None) -> None:
         template = stage.plan.templates[block.template]
-        node = BlockNode(stage, template, block.key, block.bindings)
+        node = BlockNode(stage, template, block.key, block.bindings, after)
         stage.blocks[block.key] = node
         stage.open_blocks += 1
         stage.opened_blocks += 1
@@ -264,6 +466,8 @@ class RunState:
             task = TaskNode(plan, task_path(name, block.key, plan.name), node, index)
             task.unmet = len(plan.edges)
             self.tasks[task.path] = task
+            if self._earlier:
+                task.attempt, task.redone = self._earlier.pop(task.path, (0, 0))
             node.tasks.append(task)
             if plan.depends_on:
                 self._await_elsewhere(task)
@@ -297,7 +501,7 @@ class RunState:
             for task in block.tasks:
                 task.fields = None  # nobody outside an iteration is wired to it
         stage.open_blocks -= 1
-        if not stage.closing and not stage.plan.single:
+        if not stage.closing and not stage.plan.single and not block.advanced:
             stage.advancing.add(block.key)
             self._emit(AdvanceStage(stage.plan.name, block.key))
 
@@ -363,16 +567,60 @@ class RunState:
 
     def _task_scheduled(self, event: TaskScheduled) -> None:
         task = self.tasks[event.task]
-        self._set(task, "running")
         task.attempt = event.attempt
+        task.hedge_ms = event.hedge_ms
         task.inputs = self.wired_inputs(task) if event.wired else event.inputs
         self.agents.add(task.agent)
-        task.started_ms = event.at_ms
         if not task.first_ms:
             task.first_ms = event.at_ms
             if task.plan.timeouts.total_ms is not None:
                 self._emit(SetTimer(f"total:{task.path}", event.at_ms + task.plan.timeouts.total_ms))
-        self._emit(Execute(task.path, event.attempt))
+        if event.cache_key:
+            task.kept = (event.cache_key, event.cache_ttl_ms or 0)
+            oldest = event.at_ms - event.cache_ttl_ms if event.cache_ttl_ms else 0
+            self._look_up(task, event.cache_key, oldest)
+        else:
+            self._begin_attempt(task)
+
+    def _look_up(self, task: TaskNode, key: str, not_before_ms: int = 0) -> None:
+        self._set(task, "recalling")
+        self._emit(LookUp(task.path, task.attempt, key, not_before_ms))
+
+    def _begin_attempt(self, task: TaskNode) -> None:
+        self._set(task, "running")
+        task.started_ms = self.now_ms
+        task.live = (task.attempt,)
+        task.hedged = 0
+        task.tries += 1
+        if task.hedge_ms is not None:
+            self._emit(SetTimer(f"hedge:{task.path}", self.now_ms + task.hedge_ms))
+        self._emit(Execute(task.path, task.attempt))
+
+    def _hedge(self, task: TaskNode) -> None:
+        """Begin a second attempt beside the one that goes on."""
+        if task.status == "running" and len(task.live) == 1:
+            task.attempt += 1
+            task.hedged = task.attempt
+            task.live = (*task.live, task.attempt)
+            self._emit(Execute(task.path, task.attempt, hedge=True))
+
+    def _recalled(self, event: Recalled) -> None:
+        task = self.tasks[event.task]
+        self.pending.pop(task.path, None)
+        for_recovery = task.recalled
+        if event.found:
+            task.outputs = event.outputs
+            task.source = event.run
+            self._mark_degraded(task, for_recovery)
+            self._over(task, "succeeded")
+        elif for_recovery:
+            self._ask_chain(task)
+        else:
+            self._begin_attempt(task)
+
+    def _mark_degraded(self, task: TaskNode, degraded: bool) -> None:
+        task.degraded = degraded
+        self.degraded = self.degraded or degraded
 
     def _task_skipped(self, event: TaskSkipped) -> None:
         self._over(self.tasks[event.task], "skipped")
@@ -380,34 +628,55 @@ class RunState:
     def _attempt_succeeded(self, event: AttemptSucceeded) -> None:
         task = self.tasks[event.task]
         task.outputs = event.outputs
+        task.done = True
+        others = [attempt for attempt in task.live if attempt != event.attempt]
         self._over(task, "succeeded")
+        for attempt in others:  # wanted, but not waited for: its result is late now
+            self._out.append(CancelAttempt(task.path, attempt, "another attempt was quicker", attempt == task.hedged))
 
     def _attempt_failed(self, event: AttemptFailed) -> None:
         task = self.tasks[event.task]
-        cancelling = task.status == "cancelling"
-        if task.failure is None or not cancelling:
-            task.failure = event.failure
+        task.live = tuple(attempt for attempt in task.live if attempt != event.attempt)
+        self.pending.pop(f"hedge:{task.path}" if event.attempt == task.hedged else task.path, None)
+        if task.live:
+            return  # the other one may still succeed
         task.jitter = event.jitter
-        if cancelling:
-            timed_out = task.failure is not event.failure
-            self._over(task, "failed" if timed_out else "cancelled")
+        self.pending.pop(f"timer:hedge:{task.path}", None)
+        if task.status == "cancelling":
+            if task.stage.closing or not task.expired or self._stops_undoing(task):
+                task.failure = task.failure or event.failure
+                self._over(task, "failed" if task.expired else "cancelled")
+                return
         else:
-            self._set(task, "recovering")
-            self._emit(ChooseRecovery(task.path))
+            task.failure = event.failure
+        task.child = 0
+        task.entry = 0
+        task.recalled = False
+        self._ask_chain(task)
+
+    def _ask_chain(self, task: TaskNode) -> None:
+        self._set(task, "recovering")
+        self._emit(ChooseRecovery(task.path))
+
+    def _stops_undoing(self, task: TaskNode) -> bool:
+        return task.undoes is not None and self.forced
 
     def _recovery_chosen(self, event: RecoveryChosen) -> None:
         task = self.tasks[event.task]
         self.pending.pop(task.path, None)
         entry = int(event.strategy.partition(":")[0])
-        task.chosen = task.chosen or {}
-        task.chosen[entry] = task.chosen.get(entry, 0) + 1
+        past = task.past(entry)
+        past.chosen += 1
         match event.decision:
             case Retry(after_ms=after_ms):
+                past.delay_ms = after_ms
                 self._set(task, "retrying")
                 self._free_slot(task)
                 self._emit(SetTimer(f"retry:{task.path}", event.at_ms + after_ms))
                 self._pump(task.stage)
             case Substitute(agent=agent, action=action, inputs=inputs):
+                past.switches += 1
+                task.tries = 0
                 task.substitute = inputs if inputs is not None else task.substitute
                 task.agent = agent or task.agent
                 task.action = action or task.action
@@ -415,13 +684,72 @@ class RunState:
                 self._emit(StartTask(task.path))
             case Complete(outputs=outputs, degraded=degraded):
                 task.outputs = outputs
-                task.degraded = degraded
-                self.degraded = self.degraded or degraded
+                self._mark_degraded(task, degraded)
                 self._over(task, "succeeded")
+            case Recall():
+                task.entry = entry
+                task.recalled = True
+                self._look_up(task, last_outputs_key(self.plan.name, task))
+            case Hold() as hold:
+                self._hold(task, hold)
             case Skip():
                 self._over(task, "skipped")
+            case Fail(code=code, message=message):
+                self._fail(task, code, message)
+            case Rollback():
+                self._fail_and_undo(task)
             case decision:
                 raise InternalError(f"decision {decision!r} of strategy {event.strategy} cannot be applied")
+
+    def _fail(self, task: TaskNode, code: str = "", message: str = "") -> None:
+        before = task.failure
+        if before is not None and (code or message):
+            task.failure = Failure(code or before.code, message or before.message, cause=before)
+        self._over(task, "failed")
+
+    def _fail_and_undo(self, task: TaskNode) -> None:
+        self.failure = self.failure or task.failure
+        self._over(task, "failed")
+        self._undo(f"task '{task.path}' failed, and the run is undone")
+
+    # --- holds
+
+    def _hold(self, task: TaskNode, hold: Hold) -> None:
+        """A task waits for a person. The time that all its attempts have does not go on meanwhile."""
+        self._set(task, "held")
+        task.hold = hold
+        self.held[task.path] = task
+        self.pending.pop(f"timer:total:{task.path}", None)
+        self._free_slot(task)
+        if hold.timeout_ms is not None:
+            self._emit(SetTimer(f"hold:{task.path}", self.now_ms + hold.timeout_ms))
+        self._pump(task.stage)
+
+    def _release(self, task: TaskNode) -> None:
+        task.hold = None
+        self.held.pop(task.path, None)
+        self.pending.pop(f"timer:hold:{task.path}", None)
+
+    def _answered(self, event: SignalApplied) -> None:
+        self._answer(self.tasks[event.task], event.body["choice"], event.body.get("outputs"))
+
+    def _answer(self, task: TaskNode, choice: str, outputs: dict[str, Any] | None = None) -> None:
+        self._release(task)
+        match choice:
+            case "retry":
+                task.first_ms = 0
+                task.expired = False
+                self._queue(task)
+                self._pump(task.stage)
+            case "skip":
+                self._over(task, "skipped")
+            case "override":
+                task.outputs = outputs
+                self._over(task, "succeeded")
+            case "rollback":
+                self._fail_and_undo(task)
+            case _:
+                self._over(task, "failed")
 
     def _task_failed(self, event: TaskFailed) -> None:
         task = self.tasks[event.task]
@@ -439,6 +767,12 @@ class RunState:
             if task.status == "retrying":
                 self._queue(task)
                 self._pump(task.stage)
+        elif kind == "hedge":
+            self._hedge(self.tasks[TaskPath(name)])
+        elif kind == "hold":
+            task = self.tasks[TaskPath(name)]
+            if task.hold is not None:
+                self._answer(task, task.hold.on_timeout)
         elif kind == "total":
             self._time_out(self.tasks[TaskPath(name)])
         elif kind == "stage":
@@ -449,24 +783,32 @@ class RunState:
         elif kind == "run":
             failure = _timed_out("RUN_TIMEOUT", f"run of '{self.plan.name}'", self.plan.timeout_ms)
             self.failure = self.failure or failure
+            self._timed_out = True
             self._end_early(failure.message)
 
     def _time_out(self, task: TaskNode) -> None:
-        if task.terminal or task.status == "cancelling":
+        """Its time is over: what goes on is ended, and the chain may still give it outputs or let it be skipped."""
+        if task.terminal or task.status in ("cancelling", "held"):
             return
-        failure = _timed_out("TASK_TIMEOUT", f"task '{task.path}'", task.plan.timeouts.total_ms)
-        task.failure = failure
+        task.expired = True
+        task.failure = _timed_out("TASK_TIMEOUT", f"task '{task.path}'", task.plan.timeouts.total_ms)
         if task.status == "running":
-            self._set(task, "cancelling")
-            self._emit(CancelAttempt(task.path, task.attempt, failure.message))
+            self._end_attempts(task, task.failure.message)
         else:
-            self._over(task, "failed")
+            self.pending.pop(f"timer:retry:{task.path}", None)
+            task.entry = 0
+            self._ask_chain(task)
+
+    def _end_attempts(self, task: TaskNode, reason: str) -> None:
+        self._set(task, "cancelling")
+        self.pending.pop(f"timer:hedge:{task.path}", None)
+        for attempt in task.live:
+            self._emit(CancelAttempt(task.path, attempt, reason, attempt == task.hedged))
 
     def _cancel(self, task: TaskNode, reason: str) -> None:
         if task.status == "running":
-            self._set(task, "cancelling")
             task.failure = None
-            self._emit(CancelAttempt(task.path, task.attempt, reason))
+            self._end_attempts(task, reason)
         elif not task.terminal and task.status != "cancelling":
             self._over(task, "cancelled")
 
@@ -485,11 +827,20 @@ class RunState:
         self.pending.pop(task.path, None)
         if task.plan.timeouts.total_ms is not None:
             self.pending.pop(f"timer:total:{task.path}", None)
+        if task.hedge_ms is not None:
+            self.pending.pop(f"timer:hedge:{task.path}", None)
+            self.pending.pop(f"hedge:{task.path}", None)
         if task.chosen:
             self.pending.pop(f"timer:retry:{task.path}", None)
+            self._release(task)
         self._free_slot(task)
-        task.inputs = None
+        task.live = ()
         task.finished_ms = self.now_ms
+        if task.undoes is not None:
+            self._undo_settled(task)
+            return
+        if task.plan.compensate is None:
+            task.inputs = None  # what undoes it may be given them
         if self.wires_implicitly:
             task.fields = extend(self.fields_before(task), task.path, task.outputs)
         bad = task.status in _BAD and not task.plan.optional
@@ -520,7 +871,12 @@ class RunState:
                 self._pump(task.stage)
 
     def wired_inputs(self, task: TaskNode) -> dict[str, Any]:
-        """The inputs of a task that names none: the run's, what its block binds, what came before it."""
+        """The inputs of a task that names none: the run's, what its block binds, what came before it.
+
+        What undoes a task gets what that one got, overlaid with what it gave.
+        """
+        if task.undoes is not None:
+            return {**(task.undoes.inputs or {}), **(task.undoes.outputs or {})}
         return {**self.inputs, **task.block.bindings, **visible(self.fields_before(task))}
 
     def fields_before(self, task: TaskNode) -> Fields:
@@ -544,6 +900,7 @@ class RunState:
         counts[task.status] -= 1
         counts[status] = counts.get(status, 0) + 1
         task.status = status
+        task.changed_ms = self.now_ms
 
     def _count(self, status: str, added: int) -> None:
         self.counts[status] = self.counts.get(status, 0) + added
@@ -551,6 +908,10 @@ class RunState:
     def _emit(self, command: Command) -> None:
         self.pending[command.key] = command
         self._out.append(command)
+
+
+_SIGNALS: dict[str, Callable[[RunState, SignalApplied], None]] = {"answer": RunState._answered}
+"""What a signal that makes sense does, by its kind."""
 
 
 def _expects_success(task: TaskNode) -> bool:
@@ -577,6 +938,11 @@ _APPLY: dict[type, Callable[[RunState, Any], None]] = {
     AttemptFailed: RunState._attempt_failed,
     RecoveryChosen: RunState._recovery_chosen,
     TaskFailed: RunState._task_failed,
+    Recalled: RunState._recalled,
+    SignalApplied: RunState._signal_applied,
+    SignalRefused: RunState._signal_refused,
+    RollbackStarted: RunState._rollback_started,
+    RunReopened: RunState._run_reopened,
     LateResult: RunState._late_result,
     TimerFired: RunState._timer_fired,
 }

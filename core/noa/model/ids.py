@@ -55,6 +55,6 @@ def parse_execution_id(value: str) -> tuple[RunId, TaskPath, int]:
     return RunId(found["run"]), TaskPath(found["task"]), int(found["attempt"])
 
 
-def idempotency_key(run: RunId, task: TaskPath) -> str:
-    """The same for all attempts of a task: `run:stage/task`."""
-    return f"{run}:{task}"
+def idempotency_key(run: RunId, task: TaskPath, redone: int = 0) -> str:
+    """The same for all attempts of a task: `run:stage/task`, or `run:stage/task#1` once it was done again on purpose."""
+    return f"{run}:{task}#{redone}" if redone else f"{run}:{task}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from noa.definitions.models import AgentModel, TaskModel
+from noa.definitions.models import AgentModel
 from noa.definitions.problems import known, place
 from noa.definitions.source import NodePath, Source
 from noa.errors import Problem
@@ -90,8 +90,8 @@ def with_secrets(declaration: AgentDeclaration, value_of: Callable[[str], str]) 
     return replace(declaration, env=env, options=options)
 
 
-def unknown_inputs(source: Source, task: TaskModel, info: ActionInfo, path: NodePath) -> list[Problem]:
-    """A warning for each input that a task names and that its action does not announce.
+def unknown_inputs(source: Source, agent: str, inputs: Any, info: ActionInfo, path: NodePath) -> list[Problem]:
+    """A warning for each input that is named (in `inputs` of the node at `path`) and not announced by the action.
 
     Only where the action's schema says what it takes: it lists properties, and neither `additionalProperties` nor
     another keyword lets more in.
@@ -99,12 +99,12 @@ def unknown_inputs(source: Source, task: TaskModel, info: ActionInfo, path: Node
     schema = info.input_schema
     names = schema.get("properties")
     more = schema.get("additionalProperties", False) is not False
-    if not isinstance(task.inputs, dict) or not names or more or any(key in schema for key in _OTHER_WAYS):
+    if not isinstance(inputs, dict) or not names or more or any(key in schema for key in _OTHER_WAYS):
         return []
     found = []
-    for name in task.inputs:
+    for name in inputs:
         if name not in names:
-            message = f"action '{info.name}' of agent '{task.agent}' announces no input '{name}'. {known(name, names)}"
+            message = f"action '{info.name}' of agent '{agent}' announces no input '{name}'. {known(name, names)}"
             problem = source.problem(
                 "UNKNOWN_TASK_INPUT",
                 place(source, path) + message,
@@ -131,16 +131,21 @@ class AgentChecks:
     written: Any = None
     _actions: dict[str, Mapping[str, ActionInfo] | None] = field(default_factory=dict)
 
+    def knows(self, agent: str) -> bool:
+        """Whether someone declares this agent."""
+        return agent in self.specs or agent in self.registry.agents
+
     def check(self, agent: str, action: str, path: NodePath) -> ActionInfo | None:
-        """What is known of an action that the task at `path` asks for; None where nothing is."""
+        """What is known of an action that the node at `path` asks for; None where nothing is. An empty one is no
+        mistake."""
         if agent not in self._actions:
             self._actions[agent] = self._describe(agent, path)
-        elif agent not in self.specs and agent not in self.registry.agents:
+        elif not self.knows(agent):
             self._unknown(agent, path)
         actions = self._actions[agent]
         if actions is None:
             return None
-        if action not in actions:
+        if action and action not in actions:
             message = f"{place(self.source, path)}agent '{agent}' has no action '{action}'. {known(action, actions)}"
             self.problems.append(self.source.problem("UNKNOWN_ACTION", message, (*path, "action")))
         return actions.get(action)

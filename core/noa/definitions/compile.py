@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, TypeAlias
@@ -10,20 +10,31 @@ from typing import Any, TypeAlias
 import msgspec
 
 from noa.definitions.agents import AgentChecks, agent_secrets, agent_spec, unknown_inputs
+from noa.definitions.compensation import CompensationCompiler, Undoing
 from noa.definitions.cycles import WaitGraph, cycle_problems
 from noa.definitions.drafts import PLACEHOLDER, StageDraft
 from noa.definitions.inputs import compile_inputs
 from noa.definitions.models import TaskModel, WorkflowModel, check_name
 from noa.definitions.problems import known, place
-from noa.definitions.recovery_lists import compile_recovery
+from noa.definitions.recovery_lists import Asked, ChainCompiler
 from noa.definitions.resources import check_demands
-from noa.definitions.scopes import INPUT_NAMES, STAGE_NAMES, TASK_NAMES, ExpressionCompiler, Place, StageNames
+from noa.definitions.scopes import (
+    CHAIN_NAMES,
+    FAILURE,
+    STAGE_NAMES,
+    TASK_NAMES,
+    ExpressionCompiler,
+    Place,
+    StageNames,
+)
 from noa.definitions.source import NodePath, Source
 from noa.definitions.stage_options import add_reads, compile_options
+from noa.definitions.timeouts import inherited_timeouts, task_timeouts
 from noa.definitions.unsupported import refuse_task_keys, refuse_workflow_keys
 from noa.errors import Problem
 from noa.model.plan import (
     BlockTemplate,
+    CachePlan,
     Dependency,
     Edge,
     Plan,
@@ -35,11 +46,19 @@ from noa.model.plan import (
     Template,
     Timeouts,
 )
+from noa.model.secrets import ROOT as SECRETS
 from noa.model.secrets import secret_names
 from noa.plugin.interfaces import ActionInfo, TemplateSpec
 from noa.plugin.registry import Registry
 
 __all__ = ["ChildLoader", "Compiled", "compile_plan"]
+
+_SHARED = Place(
+    CHAIN_NAMES,
+    hint="A chain of the defaults, a stage or the workflow counts for several tasks: it can read inputs, run and "
+    "failure. Give the task a 'recovery' of its own.",
+)
+"""Where the options of a chain stand that is not a task's own."""
 
 ChildLoader: TypeAlias = Callable[[str, NodePath], "tuple[str, Plan | None]"]
 """Loads the sub-workflow that a task at a path names: its key in `Plan.children`, and its plan (None with problems)."""
@@ -70,12 +89,36 @@ def compile_plan(
 
 @dataclass(slots=True)
 class _Task:
-    """A task on its way: its place, its model, and the tasks that its expressions read."""
+    """A task on its way: its place, its model, and the tasks that it reads itself or only to be undone."""
 
     name: str
     path: NodePath
     model: TaskModel
     reads: dict[Reference, Position] = field(default_factory=dict)
+    undoing_reads: Mapping[Reference, Position] = field(default_factory=dict)
+
+    def each_read(self) -> Iterator[tuple[Reference, Position, bool]]:
+        """What it reads, where, and whether only what undoes it does."""
+        for reference, at in self.reads.items():
+            yield reference, at, False
+        for reference, at in self.undoing_reads.items():
+            yield reference, at, True
+
+
+@dataclass(slots=True)
+class _Block:
+    """A task graph on its way, and what all its tasks share."""
+
+    draft: StageDraft
+    spec: TemplateSpec
+    index_of: Mapping[str, int]
+    nodes: Sequence[int]
+    where: Place
+    given: Place
+    """Where the inputs of its tasks stand."""
+    failed: Place
+    """Where the chains of its tasks stand."""
+    inherited: Timeouts
 
 
 class _Compiler:
@@ -117,6 +160,11 @@ class _Compiler:
         for draft in drafts:
             for spec in draft.specs:
                 self.expressions.extra |= frozenset(spec.scope)
+        self.chains = ChainCompiler(source, registry.recovery_strategies, self.expressions, self.agents, problems)
+        self.compensations = CompensationCompiler(
+            source, self.expressions, self.chains, self.agents, problems, workflow.defaults.resources
+        )
+        self.default_chain = self._recovery(workflow.defaults.recovery, ("workflow", "defaults", "recovery"))
 
     def run(self) -> Compiled:
         workflow, source = self.workflow, self.source
@@ -143,8 +191,9 @@ class _Compiler:
             agents=self.specs,
             resources=pools,
             recovery=self._recovery(workflow.recovery, ("workflow", "recovery")),
+            on_failure=workflow.on_failure,
             max_parallel=workflow.max_parallel,
-            timeout_ms=workflow.timeout,
+            timeout_ms=workflow.timeout.total if workflow.timeout is not None else None,
             children=self.children,
             mode=workflow.mode,
             description=workflow.description,
@@ -231,7 +280,7 @@ class _Compiler:
             fail_fast=model.fail_fast,
             max_parallel=model.max_parallel,
             recovery=self._recovery(model.recovery, (*path, "recovery")),
-            timeout_ms=model.timeout,
+            timeout_ms=model.timeout.total if model.timeout is not None else None,
             options=options,
             templates=templates,
             single=draft.kind.single if draft.kind else True,
@@ -287,22 +336,28 @@ class _Compiler:
 
     def _template(self, draft: StageDraft, spec: TemplateSpec) -> BlockTemplate:
         tasks = self.tasks[draft.name, spec.name]
-        index_of = self.indexes[draft.name, spec.name]
-        where = Place((*TASK_NAMES, *spec.scope), draft.name, index_of, draft.whole)
         nodes = [self.graph.node(f"{draft.name}/{task.name}") for task in tasks]
         begin, end = self._node(draft.name, "begin"), self._node(draft.name, "end")
         self._announce(draft, spec, tasks, nodes)
+        block = self._block(draft, spec, nodes)
         plans: list[TaskPlan] = []
         dependents: list[list[int]] = [[] for _ in tasks]
         for index, task in enumerate(tasks):
             self.graph.wait(nodes[index], begin)
             self.graph.wait(end, nodes[index])
             self.paths[draft.name, spec.name, index] = task.path
-            plan = self._task(draft, spec, index, task, where, nodes)
+            plan = self._task(block, index, task)
             plans.append(plan)
             for edge in plan.edges:
                 dependents[edge.index].append(index)
         return BlockTemplate(spec.name, tuple(plans), tuple(tuple(d) for d in dependents))
+
+    def _block(self, draft: StageDraft, spec: TemplateSpec, nodes: Sequence[int]) -> _Block:
+        index_of = self.indexes[draft.name, spec.name]
+        where = Place((*TASK_NAMES, *spec.scope), draft.name, index_of, draft.whole)
+        inherited = inherited_timeouts(self.workflow.defaults.timeout, draft.model.timeout, self.workflow.timeout)
+        given, failed = where.and_names(SECRETS), where.and_names(FAILURE)
+        return _Block(draft, spec, index_of, nodes, where, given, failed, inherited)
 
     def _announce(self, draft: StageDraft, spec: TemplateSpec, tasks: Sequence[_Task], nodes: Sequence[int]) -> None:
         """Let tasks of other stages wait for these: also those that were compiled before."""
@@ -313,22 +368,21 @@ class _Compiler:
             if alias != node:
                 self.graph.wait(alias, node)
 
-    def _task(
-        self, draft: StageDraft, spec: TemplateSpec, index: int, task: _Task, where: Place, nodes: Sequence[int]
-    ) -> TaskPlan:
+    def _task(self, block: _Block, index: int, task: _Task) -> TaskPlan:
         model, path, defaults = task.model, task.path, self.workflow.defaults
         refuse_task_keys(self.source, model, path, self.problems)
-        when = self.expressions.condition(model.when, (*path, "when"), where) if model.when is not None else None
-        given_to = Place((*INPUT_NAMES, *spec.scope), where.stage, where.tasks, where.whole)
-        inputs = self.expressions.template(model.inputs, (*path, "inputs"), given_to)
+        when = self.expressions.condition(model.when, (*path, "when"), block.where) if model.when is not None else None
+        inputs = self.expressions.template(model.inputs, (*path, "inputs"), block.given)
         secrets = self._secrets(model, inputs, path)
+        cache = self._cache(model, path, block.where)
+        recovery = self._task_recovery(model, path, block.failed)
         add_reads(task.reads, when)
         add_reads(task.reads, inputs)
-        edges = self._edges(draft, spec, index, task, nodes)
-        child = self._target(draft, spec, index, task)
-        recovery = self._recovery(model.recovery, (*path, "recovery"))
-        if recovery is None:
-            recovery = self._defaults_recovery()
+        if cache is not None:
+            add_reads(task.reads, cache.key)
+        undoing = self._undoing(block, task, inputs)
+        edges = self._edges(block, index, task)
+        child = self._target(block, index, task)
         given = model.model_fields_set
         return TaskPlan(
             name=task.name,
@@ -337,17 +391,45 @@ class _Compiler:
             workflow=child,
             inputs=inputs,
             edges=edges,
-            depends_on=self._dependencies(draft, task, nodes[index]),
+            depends_on=self._dependencies(block, index, task),
             when=when,
             resources={**defaults.resources, **model.resources},
-            timeouts=_timeouts(model, self.workflow),
-            recovery=recovery,
+            timeouts=task_timeouts(model.timeout, block.inherited, sub_workflow=model.workflow is not None),
+            recovery=recovery if recovery is not None else self.default_chain,
             optional=model.optional if "optional" in given or defaults.optional is None else defaults.optional,
             priority=model.priority if "priority" in given or defaults.priority is None else defaults.priority,
             idempotent=model.idempotent if "idempotent" in given else defaults.idempotent,
             secrets=secrets,
+            compensate=undoing.plan if undoing is not None else None,
+            compensate_after=model.compensate.after if model.compensate is not None else "success",
+            cache=cache,
             position=self.source.position(path),
         )
+
+    def _task_recovery(self, model: TaskModel, path: NodePath, where: Place) -> tuple[StrategySpec, ...] | None:
+        if model.recovery is None:
+            return None
+        known_one = model.agent != PLACEHOLDER and model.workflow is None
+        asked = Asked(model.agent or "", model.action or "") if known_one else Asked()
+        return self.chains.chain(model.recovery, (*path, "recovery"), where, asked)
+
+    def _undoing(self, block: _Block, task: _Task, inputs: Template) -> Undoing | None:
+        made = self.compensations.compile(
+            task.name, task.model, task.path, block.given, given=inputs, inherited=block.inherited
+        )
+        if made is not None:
+            self.secrets |= dict.fromkeys(made.plan.secrets)
+            task.undoing_reads = {r: at for r, at in made.reads.items() if r not in task.reads}
+        return made
+
+    def _cache(self, model: TaskModel, path: NodePath, where: Place) -> CachePlan | None:
+        if model.cache is None:
+            return None
+        below = (*path, "cache")
+        if model.workflow is not None:
+            message = "the outputs of a sub-workflow are not kept: 'cache' stands in the tasks that do the work"
+            self._add("WRONG_VALUE", below, message, hint="Move it into that workflow.", key=True)
+        return CachePlan(self.expressions.template(model.cache.key, (*below, "key"), where), model.cache.ttl)
 
     def _secrets(self, model: TaskModel, inputs: Template, path: NodePath) -> tuple[str, ...]:
         found = secret_names(inputs)
@@ -358,10 +440,8 @@ class _Compiler:
         self.secrets |= dict.fromkeys(found)
         return found
 
-    def _edges(
-        self, draft: StageDraft, spec: TemplateSpec, index: int, task: _Task, nodes: Sequence[int]
-    ) -> tuple[Edge, ...]:
-        index_of = self.indexes[draft.name, spec.name]
+    def _edges(self, block: _Block, index: int, task: _Task) -> tuple[Edge, ...]:
+        draft, index_of, nodes = block.draft, block.index_of, block.nodes
         found: dict[int, Edge] = {}
         for number, name in enumerate(task.model.needs):
             path = (*task.path, "needs", number)
@@ -372,10 +452,10 @@ class _Compiler:
                 continue
             found[other] = Edge(other, "needs")
             self.graph.wait(nodes[index], nodes[other], path)
-        if spec.chained and index > 0:
+        if block.spec.chained and index > 0:
             found.setdefault(index - 1, Edge(index - 1, "chain"))
             self.graph.wait(nodes[index], nodes[index - 1], task.path)
-        for reference, at in task.reads.items():
+        for reference, at, undoing in task.each_read():
             if reference.stage in (None, draft.name):
                 other = index_of.get(reference.task)
                 if other is None:
@@ -384,25 +464,30 @@ class _Compiler:
                         self._add("UNKNOWN_REFERENCE", task.path, message, at=at)
                     continue
                 found.setdefault(other, Edge(other, "data"))
-                self.graph.wait(nodes[index], nodes[other], task.path, at)
+                self._read(nodes[index], nodes[other], task, at, undoing)
         return tuple(found[key] for key in sorted(found))
 
-    def _dependencies(self, draft: StageDraft, task: _Task, node: int) -> tuple[Dependency, ...]:
+    def _read(self, node: int, other: int, task: _Task, at: Position, undoing: bool) -> None:
+        wait = self.graph.wait_to_undo if undoing else self.graph.wait
+        wait(node, other, task.path, at)
+
+    def _dependencies(self, block: _Block, index: int, task: _Task) -> tuple[Dependency, ...]:
         found: dict[Dependency, None] = {}
-        for reference, at in task.reads.items():
+        node = block.nodes[index]
+        for reference, at, undoing in task.each_read():
             other = reference.stage
-            if other is None or other == draft.name:
+            if other is None or other == block.draft.name:
                 continue
             kind = self.drafts[other].kind
             if kind is not None and kind.single:
                 found[Dependency(other, reference.task)] = None
-                self.graph.wait(node, self._node(other, f"task:{reference.task}"), task.path, at)
+                self._read(node, self._node(other, f"task:{reference.task}"), task, at, undoing)
             else:
                 found[Dependency(other)] = None
-                self.graph.wait(node, self._node(other, "end"), task.path, at)
+                self._read(node, self._node(other, "end"), task, at, undoing)
         return tuple(found)
 
-    def _target(self, draft: StageDraft, spec: TemplateSpec, index: int, task: _Task) -> str | None:
+    def _target(self, block: _Block, index: int, task: _Task) -> str | None:
         """Check what a task asks for; the key of its sub-workflow, where it is one."""
         model = task.model
         if model.workflow is not None:
@@ -414,8 +499,8 @@ class _Compiler:
         if model.agent and model.action and model.agent != PLACEHOLDER:
             info = self.agents.check(model.agent, model.action, task.path)
             if info is not None:
-                self.actions[draft.name, spec.name, index] = info
-                self.problems += unknown_inputs(self.source, model, info, task.path)
+                self.actions[block.draft.name, block.spec.name, index] = info
+                self.problems += unknown_inputs(self.source, model.agent, model.inputs, info, task.path)
         return None
 
     def _child_inputs(self, plan: Plan, task: _Task) -> None:
@@ -440,15 +525,8 @@ class _Compiler:
         return self.nodes[stage, kind]
 
     def _recovery(self, entries: list[Any] | None, path: NodePath) -> tuple[StrategySpec, ...] | None:
-        return compile_recovery(self.source, self.registry.recovery_strategies, entries, path, self.problems)
-
-    def _defaults_recovery(self) -> tuple[StrategySpec, ...] | None:
-        entries = self.workflow.defaults.recovery
-        if entries is None:
-            return None
-        if not hasattr(self, "_default_chain"):
-            self._default_chain = self._recovery(entries, ("workflow", "defaults", "recovery"))
-        return self._default_chain
+        """A chain that counts for several tasks."""
+        return self.chains.chain(entries, path, _SHARED, Asked())
 
     def _add(
         self,
@@ -462,21 +540,6 @@ class _Compiler:
     ) -> None:
         text = place(self.source, path) + message
         self.problems.append(self.source.problem(code, text, path, at=at, hint=hint, key=key))
-
-
-def _timeouts(model: TaskModel, workflow: WorkflowModel) -> Timeouts:
-    own, default = model.timeout, workflow.defaults.timeout
-    if own is None and default is None:
-        return _NO_TIMEOUTS
-
-    def pick(name: str) -> int | None:
-        value: int | None = getattr(own, name) if own is not None else None
-        return value if value is not None or default is None else getattr(default, name)
-
-    return Timeouts(pick("execution"), pick("heartbeat"), pick("queue"), pick("total"))
-
-
-_NO_TIMEOUTS = Timeouts()
 
 
 def _with_dependents(stages: Mapping[str, StagePlan]) -> dict[str, StagePlan]:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from noa.definitions.problems import place
 from noa.definitions.source import NodePath, Source
 from noa.errors import Problem
 from noa.model.plan import Position
@@ -23,11 +24,13 @@ class WaitGraph:
         labels: Of each node: the name of a stage, or `stage/task`.
         waits: For each node those that it waits for.
         places: Where the definition says that one waits for another, by (waiting, waited for).
+        undoes: Those of `waits` that are there only because what undoes the waiting one reads the other.
     """
 
     labels: list[str] = field(default_factory=list)
     waits: list[list[int]] = field(default_factory=list)
     places: dict[tuple[int, int], tuple[NodePath, Position | None]] = field(default_factory=dict)
+    undoes: set[tuple[int, int]] = field(default_factory=set)
 
     def node(self, label: str) -> int:
         """A new node."""
@@ -40,6 +43,12 @@ class WaitGraph:
         self.waits[node].append(other)
         if path is not None:
             self.places.setdefault((node, other), (path, at))
+
+    def wait_to_undo(self, node: int, other: int, path: NodePath, at: Position) -> None:
+        """Let `node` wait for `other` because what undoes it reads that, where it does not wait anyway."""
+        if other not in self.waits[node]:
+            self.undoes.add((node, other))
+            self.wait(node, other, path, at)
 
     def cycles(self) -> list[list[int]]:
         """Cycles, each as its nodes in order; at most ten, none sharing a node."""
@@ -91,6 +100,10 @@ def cycle_problems(source: Source, graph: WaitGraph) -> list[Problem]:
     found = []
     for cycle in graph.cycles():
         edges = list(zip(cycle, [*cycle[1:], cycle[0]], strict=True))
+        undoing = next((edge for edge in edges if edge in graph.undoes), None)
+        if undoing is not None:
+            found.append(_later(source, graph, *undoing))
+            continue
         said = [(edge, graph.places[edge]) for edge in edges if edge in graph.places]
         names = _names(graph.labels, cycle, [edge[0] for edge, _ in said])
         notes = []
@@ -101,6 +114,17 @@ def cycle_problems(source: Source, graph: WaitGraph) -> list[Problem]:
         path, at = min((p for _, p in said), key=lambda p: _order(source, p), default=((), None))
         found.append(source.problem("CYCLE", f"cycle: {' → '.join(names)}", path, at=at, hint="; ".join(notes) + "."))
     return found
+
+
+def _later(source: Source, graph: WaitGraph, node: int, other: int) -> Problem:
+    """Of a cycle that only a compensation closes."""
+    path, at = graph.places[node, other]
+    message = (
+        f"{place(source, path)}what undoes it reads '{graph.labels[other]}', which comes after it: when it is undone, "
+        "that is undone already, or never began"
+    )
+    hint = "It may read what its task could read, and the outputs of its task."
+    return source.problem("LATER_REFERENCE", message, path, at=at, hint=hint)
 
 
 def _order(source: Source, place: tuple[NodePath, Position | None]) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from noa.definitions.compensation import rollback_warnings
 from noa.definitions.compile import compile_plan
 from noa.definitions.drafts import read_stages, read_workflow
 from noa.definitions.json_source import parse_json
@@ -120,7 +121,7 @@ class _Loader:
     loaded: dict[str, Plan | None] = field(default_factory=dict)
 
     def root(self, text: str, name: str, warnings: list[Problem] | None) -> Plan:
-        plan = self._load(text, name, prefix="")
+        plan = self._load(text, name, prefix="", root=True)
         unique = list(dict.fromkeys(self.problems))
         unique.sort(key=lambda p: (p.file != name, p.file, p.line, p.column))
         errors = [p for p in unique if p.severity == "error"]
@@ -130,7 +131,7 @@ class _Loader:
             warnings.extend(p for p in unique if p.severity != "error")
         return plan
 
-    def _load(self, text: str, name: str, *, prefix: str) -> Plan | None:
+    def _load(self, text: str, name: str, *, prefix: str, root: bool = False) -> Plan | None:
         try:
             source = self._parse(text, name)
         except DefinitionError as error:
@@ -157,6 +158,8 @@ class _Loader:
         )
         if not any(p.severity == "error" for p in found):
             found += wiring_warnings(source, compiled)
+            strategies = self.registry.recovery_strategies
+            found += rollback_warnings(source, compiled.plan, compiled.paths, strategies, root=root)
         self.problems += found
         return None if any(p.severity == "error" for p in found) else compiled.plan
 

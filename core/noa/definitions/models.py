@@ -27,11 +27,14 @@ from noa.definitions.quantities import DurationMs, Quantity
 
 __all__ = [
     "AgentModel",
+    "CacheModel",
+    "CompensateModel",
     "DefaultsModel",
     "DefinitionModel",
     "ExpressionText",
     "Name",
     "Scope",
+    "SharedTimeoutsModel",
     "StageModel",
     "TaskList",
     "TaskModel",
@@ -119,6 +122,23 @@ def _timeouts(value: Any) -> Any:
     return {"execution": value} if isinstance(value, (str, int, float)) and not isinstance(value, bool) else value
 
 
+def _total(value: Any) -> Any:
+    return {"total": value} if isinstance(value, (str, int, float)) and not isinstance(value, bool) else value
+
+
+def _cache(value: Any) -> Any:
+    """`true` is the inputs as key, `false` is no cache, a duration is the time to live."""
+    if isinstance(value, bool):
+        return {} if value else None
+    if isinstance(value, (str, int, float)):
+        return {"ttl": value}
+    if value is not None and not isinstance(value, dict):
+        raise PydanticCustomError(
+            "cache_type", "expected true, a duration, or a mapping such as {key: ${{ inputs.date }}, ttl: 1d}"
+        )
+    return value
+
+
 def _addresses(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -136,6 +156,11 @@ def _tls(value: Any) -> Any:
     return value
 
 
+TaskInputs = Annotated[
+    Any,
+    BeforeValidator(_task_inputs),
+    WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string", "pattern": r"\$\{\{"}]}),
+]
 Recovery = Annotated[list[Any], WithJsonSchema({"x-noa-ref": "Recovery"})]
 _LATER = "Parsed, and refused until a later version runs it. "
 
@@ -155,6 +180,46 @@ TimeoutsField = Annotated[
 ]
 
 
+class SharedTimeoutsModel(_Model):
+    """Limits of a stage or a run, and of its tasks where they have no nearer ones."""
+
+    total: DurationMs | None = Field(None, description="For the whole of it, from its begin to its end.")
+    execution: DurationMs | None = Field(None, description="Of its tasks: from the start of an attempt to its result.")
+    heartbeat: DurationMs | None = Field(None, description="Of its tasks: longest silence of the agent.")
+    queue: DurationMs | None = Field(None, description="Of its tasks: longest wait for resources and an agent.")
+
+
+SharedTimeoutsField = Annotated[
+    SharedTimeoutsModel,
+    BeforeValidator(_total, json_schema_input_type=DurationMs | SharedTimeoutsModel),
+]
+
+
+class CompensateModel(_Model):
+    """What undoes a task when its run is rolled back."""
+
+    agent: Text = Field(description="Agent that is asked.")
+    action: Text = Field(description="What the agent is asked for.")
+    inputs: TaskInputs = Field(
+        None,
+        description="Inputs of the action; ${{ outputs.x }} is what the task gave. Without it: the task's own inputs, "
+        "overlaid with its outputs.",
+    )
+    after: Literal["success", "attempt"] = Field(
+        "success", description="attempt: it is also undone where an attempt began and did not succeed."
+    )
+    timeout: TimeoutsField | None = Field(None, description="Limits, as of a task; a bare duration limits one attempt.")
+    recovery: Recovery | None = Field(None, description="Without it: five attempts, whatever the failure.")
+    resources: dict[Name, Quantity] = Field(default_factory=dict, description="Demands, as of a task.")
+
+
+class CacheModel(_Model):
+    """When outputs of an earlier equal task are taken."""
+
+    key: Any = Field(None, description="What makes two tasks equal; ${{ }} holds CEL. Without it: their inputs.")
+    ttl: DurationMs | None = Field(None, description="How old the outputs may be; any age where it is not given.")
+
+
 class TaskModel(_Model):
     """One piece of work: an agent is asked for an action, or another workflow is run."""
 
@@ -162,11 +227,7 @@ class TaskModel(_Model):
     agent: Text | None = Field(None, description="Agent that is asked.")
     action: Text | None = Field(None, description="What the agent is asked for.")
     workflow: Text | None = Field(None, description="Path of another definition to run, relative to this file.")
-    inputs: Annotated[
-        Any,
-        BeforeValidator(_task_inputs),
-        WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string", "pattern": r"\$\{\{"}]}),
-    ] = Field(
+    inputs: TaskInputs = Field(
         None,
         description="Inputs of the action; ${{ }} holds CEL. Without it: the run's inputs and the outputs of all "
         "tasks that this one depends on.",
@@ -178,10 +239,12 @@ class TaskModel(_Model):
     )
     timeout: TimeoutsField | None = Field(None, description="Limits; a bare duration limits one execution.")
     recovery: Recovery | None = Field(None, description="Strategies for a failed attempt, tried in order.")
-    compensate: Any = Field(None, description=_LATER + "What undoes this task: {agent, action, inputs}.")
+    compensate: CompensateModel | None = Field(None, description="What undoes it when the run is rolled back.")
     optional: bool = Field(False, description="Whether its failure counts as done with null outputs.")
     approval: Any = Field(None, description=_LATER + "Who must approve before it starts.")
-    cache: Any = Field(None, description=_LATER + "{key, ttl}: outputs are taken from an earlier equal task.")
+    cache: Annotated[
+        CacheModel | None, BeforeValidator(_cache, json_schema_input_type=bool | DurationMs | CacheModel | None)
+    ] = Field(None, description="Takes outputs of an earlier equal task: true, how old they may be, or {key, ttl}.")
     priority: int = Field(0, description="Higher goes first among tasks that could start.")
     idempotent: bool | None = Field(None, description="Whether it may be done twice; by default as the agent says.")
 
@@ -217,7 +280,9 @@ class StageModel(_Model):
     fail_fast: bool = Field(True, description="Whether the first failure cancels the stage's other tasks.")
     max_parallel: Annotated[int, Field(ge=1)] | None = Field(None, description="How many of its tasks may run at once.")
     recovery: Recovery | None = Field(None, description="Strategies for its tasks that have none of their own.")
-    timeout: DurationMs | None = Field(None, description="Limit for the whole stage.")
+    timeout: SharedTimeoutsField | None = Field(
+        None, description="Limit for the whole stage; a mapping also has limits for its tasks."
+    )
 
 
 class ReplicasModel(_Model):
@@ -334,8 +399,12 @@ class WorkflowModel(_Model):
         default_factory=lambda: DefaultsModel.model_validate({}), description="For all tasks."
     )
     recovery: Recovery | None = Field(None, description="Strategies for tasks whose stage has none.")
-    on_failure: Literal["fail", "rollback"] = Field("fail", description="What a failed run does.")
-    timeout: DurationMs | None = Field(None, description="Limit for the run.")
+    on_failure: Literal["fail", "rollback"] = Field(
+        "fail", description="rollback: a run that fails or is cancelled undoes what it did, by 'compensate'."
+    )
+    timeout: SharedTimeoutsField | None = Field(
+        None, description="Limit for the run; a mapping also has limits for its tasks."
+    )
     max_parallel: Annotated[int, Field(ge=1)] | None = Field(None, description="How many tasks may run at once.")
     mode: str = Field("auto", description="Mode of execution; only auto until a later version.")
     alerts: Any = Field(None, description=_LATER + "Where alerts go.")

@@ -1,62 +1,172 @@
-"""`recovery:` lists: each entry names a strategy, alone or with its options."""
+"""`recovery:` lists: each entry names a strategy, alone or with its options, in which expressions may stand."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from noa.definitions.agents import AgentChecks, unknown_inputs
+from noa.definitions.models import ExpressionText
 from noa.definitions.problems import kind_of, known, model_problems, place
-from noa.definitions.source import NodePath, Source
+from noa.definitions.scopes import ExpressionCompiler, Place
+from noa.definitions.source import NodePath, Source, dotted
 from noa.errors import Problem
 from noa.model.plan import StrategySpec
 from noa.plugin.interfaces import RecoveryStrategy
 
-__all__ = ["compile_recovery"]
+__all__ = ["Asked", "ChainCompiler"]
+
+_COLLECTIONS = ("dict_type", "mapping_type", "model_type", "model_attributes_type", "list_type", "tuple_type")
+"""Mistakes of text where more is expected: with or without an expression they are told as such."""
 
 
-def compile_recovery(
-    source: Source,
-    strategies: Mapping[str, RecoveryStrategy],
-    entries: list[Any] | None,
-    path: NodePath,
-    problems: list[Problem],
-) -> tuple[StrategySpec, ...] | None:
-    """The chain that a list means, in order; None where there is no list. Mistakes are added to `problems`.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Whom the task of a chain asks for what; empty where that is not one task, or a sub-workflow."""
 
-    An entry is a name (`retry`) or a mapping of one name to options (`retry: {max_attempts: 5}`).
-    """
-    if entries is None:
-        return None
-    made = (_entry(source, strategies, entry, (*path, index), problems) for index, entry in enumerate(entries))
-    return tuple(spec for spec in made if spec is not None)
+    agent: str = ""
+    action: str = ""
 
 
-def _entry(
-    source: Source, strategies: Mapping[str, RecoveryStrategy], entry: Any, path: NodePath, problems: list[Problem]
-) -> StrategySpec | None:
-    options: Any = None
-    below = path
-    if isinstance(entry, str):
-        name = entry
-    elif isinstance(entry, dict) and len(entry) == 1:
-        name, options = next(iter(entry.items()))
-        below = (*path, name)
-    else:
-        got = f"a mapping with {len(entry)} keys" if isinstance(entry, dict) else kind_of(entry)
-        message = f"{place(source, path)}expected a recovery strategy such as 'retry' or 'retry: {{…}}', got {got}"
-        hint = "Indent the options below the strategy's name." if isinstance(entry, dict) and entry else ""
-        problems.append(source.problem("WRONG_TYPE", message, path, hint=hint))
-        return None
-    strategy = strategies.get(name)
-    if strategy is None:
-        message = f"{place(source, path)}recovery strategy '{name}' is not known. {known(name, strategies)}"
-        problems.append(source.problem("UNKNOWN_RECOVERY", message, below, key=True))
-        return None
-    try:
-        model = strategy.options.model_validate({} if options is None else options)
-    except ValidationError as error:
-        problems += model_problems(source, error, strategy.options, below)
-        return None
-    return StrategySpec(name, model.model_dump(mode="json", by_alias=True), source.position(below, key=True))
+@dataclass(slots=True)
+class ChainCompiler:
+    """Compiles the chains of one document. Mistakes are added to `problems`."""
+
+    source: Source
+    strategies: Mapping[str, RecoveryStrategy]
+    expressions: ExpressionCompiler
+    agents: AgentChecks
+    problems: list[Problem]
+
+    def chain(
+        self, entries: list[Any] | None, path: NodePath, where: Place, asked: Asked
+    ) -> tuple[StrategySpec, ...] | None:
+        """The chain that a list means, in order; None where there is no list.
+
+        An entry is a name (`retry`) or a mapping of one name to options (`retry: {max_attempts: 5}`).
+        """
+        if entries is None:
+            return None
+        made = (self._entry(entry, (*path, index), where, asked) for index, entry in enumerate(entries))
+        return tuple(spec for spec in made if spec is not None)
+
+    def _entry(self, entry: Any, path: NodePath, where: Place, asked: Asked) -> StrategySpec | None:
+        options: Any = None
+        below = path
+        if isinstance(entry, str):
+            name = entry
+        elif isinstance(entry, dict) and len(entry) == 1:
+            name, options = next(iter(entry.items()))
+            below = (*path, name)
+        else:
+            got = f"a mapping with {len(entry)} keys" if isinstance(entry, dict) else kind_of(entry)
+            hint = "Indent the options below the strategy's name." if isinstance(entry, dict) and entry else ""
+            self._add("WRONG_TYPE", path, f"expected a recovery strategy such as 'retry' or 'retry: {{…}}', got {got}",
+                      hint)  # fmt: skip
+            return None
+        strategy = self.strategies.get(name)
+        if strategy is None:
+            message = f"recovery strategy '{name}' is not known. {known(name, self.strategies)}"
+            self._add("UNKNOWN_RECOVERY", below, message, key=True)
+            return None
+        try:
+            model = strategy.options.model_validate({} if options is None else options)
+        except ValidationError as error:
+            self._refuse(strategy, error, below)
+            return None
+        plain = model.model_dump(mode="json", by_alias=True)
+        made = _Options(self, where, asked).compiled(model, plain, below)
+        if made is not plain:
+            self._check_places(strategy, made, below)
+        return StrategySpec(name, made, self.source.position(below, key=True))
+
+    def _refuse(self, strategy: RecoveryStrategy, error: ValidationError, path: NodePath) -> None:
+        """Tell what is wrong with options as they were written; of an expression, that it cannot stand there."""
+        found = model_problems(self.source, error, strategy.options, path)
+        for item, problem in zip(error.errors(include_url=False), found, strict=True):
+            given = item["input"]
+            if isinstance(given, str) and "${{" in given and item["type"] not in _COLLECTIONS:
+                self._no_expression(strategy, item["loc"], path)
+            else:
+                self.problems.append(problem)
+
+    def _check_places(self, strategy: RecoveryStrategy, options: Any, path: NodePath) -> None:
+        """Options must also be taken with compiled expressions in them, because so the strategy gets them."""
+        try:
+            strategy.options.model_validate(options)
+        except ValidationError as error:
+            names = dict.fromkeys(_existing(item["loc"], options) for item in error.errors(include_url=False))
+            for loc in names:
+                self._no_expression(strategy, loc, path)
+        except Exception:  # foreign code: a validator that does not expect an Expression
+            self._no_expression(strategy, (), path)
+
+    def _no_expression(self, strategy: RecoveryStrategy, loc: NodePath, path: NodePath) -> None:
+        what = f"option '{dotted(loc)}' of '{strategy.name}'" if loc else f"these options of '{strategy.name}'"
+        self._add("WRONG_TYPE", (*path, *loc), f"{what} cannot hold an expression", "Write the value itself.")
+
+    def _add(self, code: str, path: NodePath, message: str, hint: str = "", *, key: bool = False) -> None:
+        text = place(self.source, path) + message
+        self.problems.append(self.source.problem(code, text, path, hint=hint, key=key))
+
+
+@dataclass(slots=True)
+class _Options:
+    """The options of one entry as JSON in which expressions are compiled; agents that they name are checked."""
+
+    chains: ChainCompiler
+    where: Place
+    asked: Asked
+
+    def compiled(self, live: Any, plain: Any, path: NodePath) -> Any:
+        """`plain` with its expressions compiled, itself where it has none.
+
+        Args:
+            live: The validated value, whose types say more than its JSON.
+            plain: That value as JSON.
+        """
+        if isinstance(live, ExpressionText):
+            made = self.chains.expressions.condition(live, path, self.where)
+            return plain if made is None else made
+        if isinstance(live, BaseModel) and isinstance(plain, dict):
+            if getattr(type(live), "noa_target", False):
+                self._check_target(live, path)
+            fields = type(live).model_fields
+            values = {info.alias or name: getattr(live, name) for name, info in fields.items()}
+            return self._mapping(values, plain, path)
+        if isinstance(plain, dict):
+            return self._mapping(live if isinstance(live, dict) else {}, plain, path)
+        if isinstance(plain, list):
+            same = isinstance(live, (list, tuple)) and len(live) == len(plain)
+            items = live if same else plain
+            parts = [self.compiled(v, p, (*path, i)) for i, (v, p) in enumerate(zip(items, plain, strict=True))]
+            return plain if all(new is old for new, old in zip(parts, plain, strict=True)) else parts
+        return self.chains.expressions.template(plain, path, self.where)
+
+    def _mapping(self, live: Mapping[str, Any], plain: dict[str, Any], path: NodePath) -> dict[str, Any]:
+        made = {key: self.compiled(live.get(key, part), part, (*path, key)) for key, part in plain.items()}
+        return plain if all(made[key] is part for key, part in plain.items()) else made
+
+    def _check_target(self, live: Any, path: NodePath) -> None:
+        """Check the agent and the action that options name like those of a task; what is not given stays the task's."""
+        agents, source = self.chains.agents, self.chains.source
+        agent, action = live.agent or self.asked.agent, live.action or self.asked.action
+        if (live.agent is None and not agents.knows(agent)) or any("${{" in name for name in (agent, action)):
+            return
+        info = agents.check(agent, action, path)
+        if info is not None and isinstance(inputs := getattr(live, "inputs", None), dict):
+            self.chains.problems += unknown_inputs(source, agent, inputs, info, path)
+
+
+def _existing(loc: NodePath, options: Any) -> NodePath:
+    """The path without what is not in the options, such as tags of unions."""
+    kept: list[str | int] = []
+    for part in loc:
+        inside = isinstance(options, dict) and part in options
+        if inside or (isinstance(options, list) and isinstance(part, int) and part < len(options)):
+            options = options[part]
+            kept.append(part)
+    return tuple(kept)

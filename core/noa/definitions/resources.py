@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from noa.definitions.problems import known, place
 from noa.definitions.source import NodePath, Source
@@ -36,15 +36,23 @@ def check_demands(
     for stage in stages.values():
         for template in stage.templates.values():
             for index, task in enumerate(template.tasks):
-                for pool, demand in task.resources.items():
-                    reason = _refusal(pool, demand, pools)
-                    if reason:
-                        base = paths[stage.name, template.name, index]
-                        path = (*base, "resources", pool)
-                        if not source.has(path):  # from the defaults
-                            path = ("workflow", "defaults", "resources", pool)
-                        code = "IMPOSSIBLE_DEMAND" if pool in pools else "UNKNOWN_POOL"
-                        problems.append(source.problem(code, f"{place(source, base)}{reason}", path))
+                base = paths[stage.name, template.name, index]
+                problems += _wrong_demands(source, task.resources, base, pools)
+                if task.compensate is not None:
+                    problems += _wrong_demands(source, task.compensate.resources, (*base, "compensate"), pools)
+
+
+def _wrong_demands(
+    source: Source, demands: Mapping[str, float], base: NodePath, pools: Mapping[str, float | None]
+) -> Iterator[Problem]:
+    for pool, demand in demands.items():
+        reason = _refusal(pool, demand, pools)
+        if reason:
+            path = (*base, "resources", pool)
+            if not source.has(path):  # from the defaults
+                path = ("workflow", "defaults", "resources", pool)
+            code = "IMPOSSIBLE_DEMAND" if pool in pools else "UNKNOWN_POOL"
+            yield source.problem(code, f"{place(source, base)}{reason}", path)
 
 
 def _refusal(pool: str, demand: float, pools: Mapping[str, float | None]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from noa.definitions.expressions import (
@@ -25,10 +25,34 @@ from noa.errors import Problem
 from noa.model.plan import Expression, Interpolation, Position, Reference, Template
 from noa.model.secrets import ROOT as SECRETS
 
-__all__ = ["INPUT_NAMES", "RUN_FIELDS", "STAGE_NAMES", "TASK_NAMES", "ExpressionCompiler", "Place", "StageNames"]
+__all__ = [
+    "CHAIN_NAMES",
+    "FAILURE",
+    "FAILURE_FIELDS",
+    "INPUT_NAMES",
+    "OUTPUTS",
+    "RUN_FIELDS",
+    "STAGE_NAMES",
+    "TASK_NAMES",
+    "ExpressionCompiler",
+    "Place",
+    "StageNames",
+]
 
 RUN_FIELDS = ("id", "workflow")
 """What `run` has."""
+
+FAILURE = "failure"
+"""In scope of a chain's options: why the attempt failed."""
+
+FAILURE_FIELDS = ("code", "message", "retryable", "details")
+"""What `failure` has."""
+
+OUTPUTS = "outputs"
+"""In scope of a compensation: what its task gave."""
+
+CHAIN_NAMES = ("inputs", "run", FAILURE)
+"""In scope of a chain that counts for several tasks."""
 
 STAGE_NAMES = ("inputs", "stages", "run")
 """In scope of a stage's own keys and of a workflow's outputs."""
@@ -46,6 +70,8 @@ _HINTS = {
     "item": "It exists in the tasks of a loop with 'for_each'.",
     "index": "It exists in the tasks of a loop.",
     "previous": "It exists in loops whose iterations run one after the other.",
+    "failure": "It exists in the options of a 'recovery' list.",
+    "outputs": "It exists in 'compensate'; elsewhere use tasks.<task>.outputs.",
     "tasks": "It exists in tasks; elsewhere use stages.<stage>.<task>.",
 }
 _ARTICLE = {"int": "a number", "uint": "a number", "double": "a number", "string": "text", "null": "null"}
@@ -68,12 +94,18 @@ class Place:
         stage: Of which stage, or None for the workflow's outputs.
         tasks: Of the same block by name; None outside of tasks.
         whole: Whether all tasks of the block are known; nobody is blamed for naming others where they are not.
+        hint: Why other names are not in scope; empty where that needs no words.
     """
 
     names: tuple[str, ...]
     stage: str | None = None
     tasks: Mapping[str, int] | None = None
     whole: bool = True
+    hint: str = ""
+
+    def and_names(self, *names: str) -> Place:
+        """The same place with more names in scope."""
+        return replace(self, names=(*self.names, *names))
 
 
 @dataclass(slots=True)
@@ -225,7 +257,9 @@ class ExpressionCompiler:
         hint = self._hyphen_hint(inner)
         message = f"name '{name}' is not in scope here. In scope: {', '.join(sorted(where.names))}."
         near = nearest(name, where.names)
-        if name in _HINTS and not hint:
+        if where.hint and not hint:
+            hint = where.hint
+        elif name in _HINTS and not hint:
             hint = _HINTS[name]
         elif near and near != name:
             message += f" Did you mean '{near}'?"
@@ -244,6 +278,8 @@ class ExpressionCompiler:
             self._field(use, self.inputs, "input", at, path)
         elif use.root == "run":
             self._field(use, RUN_FIELDS, "field of run", at, path)
+        elif use.root == FAILURE:
+            self._field(use, FAILURE_FIELDS, "field of failure", at, path)
         elif use.root == SECRETS:
             self._secret(use, at, inner, path)
         elif use.root == "tasks":

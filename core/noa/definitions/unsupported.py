@@ -9,13 +9,11 @@ from noa.errors import Problem
 
 __all__ = ["refuse_task_keys", "refuse_workflow_keys"]
 
-_TASK_KEYS = ("approval", "compensate", "cache")
+_TASK_KEYS = ("approval",)
 
 
 def refuse_workflow_keys(source: Source, workflow: WorkflowModel, problems: list[Problem]) -> None:
     """Add a problem for each key of a workflow that is not executed yet, at its place."""
-    if workflow.on_failure == "rollback":
-        problems.append(_problem(source, ("workflow", "on_failure"), "'on_failure: rollback'"))
     if workflow.mode != "auto":
         problems.append(_problem(source, ("workflow", "mode"), f"'mode: {workflow.mode}'"))
     if workflow.alerts:

@@ -354,6 +354,9 @@ class RecoveryStrategy(ABC):
     guards: ClassVar[bool] = False
     """Whether `admit` and `observe` are called."""
 
+    rolls_back: ClassVar[bool] = False
+    """Whether it may choose `Rollback`. A definition that could be undone and never is gets a warning."""
+
     @abstractmethod
     def recover(self, failure: Failure, past: Attempted, options: Any) -> Decision | None:
         """What to do, or None to leave it to the next strategy of the chain."""

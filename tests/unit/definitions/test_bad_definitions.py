@@ -432,10 +432,6 @@ CASES: dict[str, tuple[Any, ...]] = {
     ),
     # --- not yet
     "approval": (tasks("- {agent: any, action: go, §approval: boss}"), ("NOT_SUPPORTED_YET", "'approval'")),
-    "compensate": (
-        tasks("- {agent: any, action: go, §compensate: {agent: any, action: undo}}"),
-        ("NOT_SUPPORTED_YET", "stage 's': task 'go': 'compensate' is part of the language but not executed yet"),
-    ),
     "a secret where it would be recorded": (
         tasks("- {agent: any, action: go, when: '§secrets.key == \"x\"'}"),
         ("SECRET_MISUSED", "secrets are in scope of a task's 'inputs' only"),
@@ -497,7 +493,6 @@ CASES: dict[str, tuple[Any, ...]] = {
         f"  stages: [{{name: s, type: parallel, tasks: [{OK}]}}]\n",
         ("WRONG_VALUE", "'tls': expected true, false, or a mapping such as {ca_file: ca.pem}"),
     ),
-    "cache": (tasks("- {agent: any, action: go, §cache: {key: x}}"), ("NOT_SUPPORTED_YET", "'cache'")),
     "approval in a branch": (
         stages(
             "- name: s\n  type: conditional\n  branches:\n"
@@ -505,10 +500,9 @@ CASES: dict[str, tuple[Any, ...]] = {
         ),
         ("NOT_SUPPORTED_YET", "'approval'"),
     ),
-    "rollback, mode and alerts": (
-        "workflow:\n  name: w\n  §on_failure: rollback\n  §mode: debug\n  §alerts: [x]\n"
+    "mode and alerts": (
+        "workflow:\n  name: w\n  §mode: debug\n  §alerts: [x]\n"
         f"  stages: [{{name: s, type: parallel, tasks: [{OK}]}}]\n",
-        ("NOT_SUPPORTED_YET", "'on_failure: rollback'"),
         ("NOT_SUPPORTED_YET", "'mode: debug'"),
         ("NOT_SUPPORTED_YET", "'alerts'"),
     ),

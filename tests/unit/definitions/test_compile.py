@@ -12,7 +12,6 @@ import pytest
 
 from noa.definitions import agent_declaration, load_plan, parse_plan, pinned_texts
 from noa.definitions.agents import unknown_inputs
-from noa.definitions.models import TaskModel
 from noa.definitions.source import Source
 from noa.errors import DefinitionError, Problem
 from noa.model.plan import (
@@ -516,6 +515,5 @@ workflow:
 )
 def test_inputs_are_compared_only_where_the_schema_says_what_is_taken(schema: dict[str, Any], warned: bool) -> None:
     source = Source("t.yaml", "", {})
-    task = TaskModel.model_validate({"agent": "x", "action": "go", "inputs": {"x": 1}})
-    found = unknown_inputs(source, task, ActionInfo("go", input_schema=schema), ())
+    found = unknown_inputs(source, "x", {"x": 1}, ActionInfo("go", input_schema=schema), ())
     assert [p.code for p in found] == (["UNKNOWN_TASK_INPUT"] if warned else [])

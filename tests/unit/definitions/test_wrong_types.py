@@ -30,7 +30,7 @@ WORKFLOW: dict[str, list[Any]] = {
     "defaults": [3, "x", []],
     "recovery": [3, "again", {"again": {}}],
     "on_failure": [3, "explode", None, []],
-    "timeout": ["soon", True, [], {}, 0, -1],
+    "timeout": ["soon", True, [], 0, -1],
     "max_parallel": ["4", 1.5, True, [], 0, -1],
     "mode": [3, []],
     "stages": [3, "x", {}, []],
@@ -61,6 +61,8 @@ TASK: dict[str, list[Any]] = {
     "optional": ["yes", 1, None, []],
     "priority": ["high", 1.5, True, None, []],
     "idempotent": ["yes", 1, []],
+    "compensate": [3, "undo", True, [], {}],
+    "cache": ["soon", [], 0, -1],
 }
 CASES = [
     (base, key, value)

@@ -304,7 +304,7 @@ class Decider:
 
     def _undone(self, state: RunState, at_ms: int) -> Event:
         assert state.undoing is not None
-        left = sorted(state.undoing.left.values(), key=lambda task: task.finished_ms, reverse=True)
+        left = sorted(reversed(state.undoing.left.values()), key=lambda task: -task.finished_ms)
         if not left:
             return RunFinished(at_ms=at_ms, status="rolled_back", failure=state.failure, degraded=state.degraded)
         why = next((t.undo.failure for t in left if t.undo is not None and t.undo.failure is not None), None)
@@ -369,6 +369,7 @@ def _past(task: TaskNode, entry: int, at_ms: int) -> Attempted:
         idempotent=bool(task.plan.idempotent),
         switches=past.switches if past is not None else 0,
         tries=task.tries,
+        tries_elapsed_ms=at_ms - task.tries_ms if task.tries else 0,
         last_delay_ms=past.delay_ms if past is not None else 0,
         expired=task.expired,
     )

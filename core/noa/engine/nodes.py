@@ -53,7 +53,7 @@ class TaskNode:
         slot: 0 none, 1 counted in its stage, 2 counted in the run too.
         live: Attempts that go on; two of them where the second one is a hedge.
         hedged: Attempt that was begun as a hedge, 0 for none.
-        tries: Attempts since the task began or was last substituted.
+        tries: Attempts since the task began or was last substituted, at `tries_ms`.
         substitute: Inputs that a recovery strategy put in the place of the plan's.
         chosen: What is remembered of the entries of its recovery chain, by index.
         entry: Index of the entry of the chain that is asked next.
@@ -106,6 +106,7 @@ class TaskNode:
         "status",
         "substitute",
         "tries",
+        "tries_ms",
         "undo",
         "undoes",
         "unmet",
@@ -138,6 +139,7 @@ class TaskNode:
         self.hedged = 0
         self.hedge_ms: int | None = None
         self.tries = 0
+        self.tries_ms = 0
         self.inputs: dict[str, Any] | None = None
         self.substitute: dict[str, Any] | None = None
         self.outputs = None

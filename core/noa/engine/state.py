@@ -591,6 +591,8 @@ class RunState:
         task.started_ms = self.now_ms
         task.live = (task.attempt,)
         task.hedged = 0
+        if task.tries == 0:
+            task.tries_ms = self.now_ms
         task.tries += 1
         if task.hedge_ms is not None:
             self._emit(SetTimer(f"hedge:{task.path}", self.now_ms + task.hedge_ms))
@@ -677,9 +679,9 @@ class RunState:
             case Substitute(agent=agent, action=action, inputs=inputs):
                 past.switches += 1
                 task.tries = 0
-                task.substitute = inputs if inputs is not None else task.substitute
-                task.agent = agent or task.agent
-                task.action = action or task.action
+                task.substitute = inputs
+                task.agent = agent or task.plan.agent
+                task.action = action or task.plan.action
                 self._set(task, "starting")
                 self._emit(StartTask(task.path))
             case Complete(outputs=outputs, degraded=degraded):

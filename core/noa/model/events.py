@@ -76,7 +76,7 @@ class Retry(_Decision, frozen=True, tag="retry"):
 
 
 class Substitute(_Decision, frozen=True, tag="substitute"):
-    """Ask another agent or action, or with other inputs; None keeps what was."""
+    """Ask another agent or action, or with other inputs; None is what the definition says."""
 
     agent: str | None = None
     action: str | None = None

@@ -63,6 +63,24 @@ class WaitGraph:
             left = self._still_cyclic(left)
         return found
 
+    def take_later(self) -> list[tuple[int, int]]:
+        """Remove those of `undoes` that are on a cycle, because the node that is read comes later; at most ten."""
+        left = self._still_cyclic(set(range(len(self.labels)))) if self.undoes else set()
+        edges = [edge for edge in sorted(self.undoes) if left.issuperset(edge)]
+        later = [(node, other) for node, other in edges[:_MOST] if self._reaches(other, node, left)]
+        for node, other in later:
+            self.waits[node].remove(other)
+        return later
+
+    def _reaches(self, start: int, goal: int, nodes: set[int]) -> bool:
+        seen = {start}
+        pending = [start]
+        while pending:
+            following = [n for n in self.waits[pending.pop()] if n in nodes and n not in seen]
+            seen.update(following)
+            pending += following
+        return goal in seen
+
     def _still_cyclic(self, nodes: set[int]) -> set[int]:
         """The nodes that are on a cycle of these nodes, or wait for one."""
         missing = dict.fromkeys(nodes, 0)
@@ -96,14 +114,11 @@ class WaitGraph:
 
 
 def cycle_problems(source: Source, graph: WaitGraph) -> list[Problem]:
-    """One problem for each cycle, at the first place in the file that says one of its edges."""
-    found = []
+    """One problem for each cycle, at the first place in the file that says one of its edges; one for each read of a
+    compensation that closes some."""
+    found = [_later(source, graph, *edge) for edge in graph.take_later()]
     for cycle in graph.cycles():
         edges = list(zip(cycle, [*cycle[1:], cycle[0]], strict=True))
-        undoing = next((edge for edge in edges if edge in graph.undoes), None)
-        if undoing is not None:
-            found.append(_later(source, graph, *undoing))
-            continue
         said = [(edge, graph.places[edge]) for edge in edges if edge in graph.places]
         names = _names(graph.labels, cycle, [edge[0] for edge, _ in said])
         notes = []
@@ -117,13 +132,13 @@ def cycle_problems(source: Source, graph: WaitGraph) -> list[Problem]:
 
 
 def _later(source: Source, graph: WaitGraph, node: int, other: int) -> Problem:
-    """Of a cycle that only a compensation closes."""
+    """Of a compensation that reads what comes after its task."""
     path, at = graph.places[node, other]
     message = (
-        f"{place(source, path)}what undoes it reads '{graph.labels[other]}', which comes after it: when it is undone, "
-        "that is undone already, or never began"
+        f"{place(source, path)}'compensate' reads '{graph.labels[other]}', which comes after this task: when this is "
+        "undone, that is undone already, or it never began"
     )
-    hint = "It may read what its task could read, and the outputs of its task."
+    hint = "It may read what the task itself could read, and the task's own outputs."
     return source.problem("LATER_REFERENCE", message, path, at=at, hint=hint)
 
 

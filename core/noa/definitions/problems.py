@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from noa.definitions.source import NodePath, Source
 from noa.errors import Problem
 
-__all__ = ["explain", "kind_of", "known", "model_problems", "nearest", "place"]
+__all__ = ["existing", "explain", "kind_of", "known", "model_problems", "nearest", "place"]
 
 _SHOWN = 12
 _TAB = "    "
@@ -116,7 +116,7 @@ def model_problems(
     """
     found = []
     for item in error.errors(include_url=False):
-        path = _existing(source, (*base, *item["loc"]))
+        path = existing(source, (*base, *item["loc"]))
         found.append(_problem(source, item, model, base, path, tuple(more_keys)))
     return found
 
@@ -172,7 +172,7 @@ def _key_of(path: NodePath) -> str:
     return next((p for p in reversed(path) if isinstance(p, str)), "")
 
 
-def _existing(source: Source, path: NodePath) -> NodePath:
+def existing(source: Source, path: NodePath) -> NodePath:
     """The path without what is not in the document, such as tags of unions and missing keys."""
     kept: list[str | int] = []
     value = source.data

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from noa.definitions.agents import AgentChecks, unknown_inputs
 from noa.definitions.models import ExpressionText
-from noa.definitions.problems import kind_of, known, model_problems, place
+from noa.definitions.problems import existing, kind_of, known, model_problems, place
 from noa.definitions.scopes import ExpressionCompiler, Place
 from noa.definitions.source import NodePath, Source, dotted
 from noa.errors import Problem
@@ -88,7 +88,7 @@ class ChainCompiler:
         found = model_problems(self.source, error, strategy.options, path)
         for item, problem in zip(error.errors(include_url=False), found, strict=True):
             given = item["input"]
-            if isinstance(given, str) and "${{" in given and item["type"] not in _COLLECTIONS:
+            if item["loc"] and isinstance(given, str) and "${{" in given and item["type"] not in _COLLECTIONS:
                 self._no_expression(strategy, item["loc"], path)
             else:
                 self.problems.append(problem)
@@ -98,15 +98,18 @@ class ChainCompiler:
         try:
             strategy.options.model_validate(options)
         except ValidationError as error:
-            names = dict.fromkeys(_existing(item["loc"], options) for item in error.errors(include_url=False))
-            for loc in names:
+            for loc in dict.fromkeys(item["loc"] for item in error.errors(include_url=False)):
                 self._no_expression(strategy, loc, path)
         except Exception:  # foreign code: a validator that does not expect an Expression
             self._no_expression(strategy, (), path)
 
     def _no_expression(self, strategy: RecoveryStrategy, loc: NodePath, path: NodePath) -> None:
-        what = f"option '{dotted(loc)}' of '{strategy.name}'" if loc else f"these options of '{strategy.name}'"
-        self._add("WRONG_TYPE", (*path, *loc), f"{what} cannot hold an expression", "Write the value itself.")
+        at = existing(self.source, (*path, *loc))
+        below = at[len(path) :]
+        key = next((number for number in reversed(range(len(below))) if isinstance(below[number], str)), 0)
+        option = dotted(below[key:])
+        what = f"option '{option}' of '{strategy.name}'" if option else f"these options of '{strategy.name}'"
+        self._add("WRONG_TYPE", at, f"{what} cannot hold an expression", "Write the value itself.")
 
     def _add(self, code: str, path: NodePath, message: str, hint: str = "", *, key: bool = False) -> None:
         text = place(self.source, path) + message
@@ -129,7 +132,7 @@ class _Options:
             plain: That value as JSON.
         """
         if isinstance(live, ExpressionText):
-            made = self.chains.expressions.condition(live, path, self.where)
+            made = self.chains.expressions.condition(live, self._written(path), self.where)
             return plain if made is None else made
         if isinstance(live, BaseModel) and isinstance(plain, dict):
             if getattr(type(live), "noa_target", False):
@@ -144,7 +147,13 @@ class _Options:
             items = live if same else plain
             parts = [self.compiled(v, p, (*path, i)) for i, (v, p) in enumerate(zip(items, plain, strict=True))]
             return plain if all(new is old for new, old in zip(parts, plain, strict=True)) else parts
-        return self.chains.expressions.template(plain, path, self.where)
+        if isinstance(plain, str) and "${{" in plain:
+            return self.chains.expressions.template(plain, self._written(path), self.where)
+        return plain
+
+    def _written(self, path: NodePath) -> NodePath:
+        """Where a value stands in the document: without keys that a shorter form leaves out."""
+        return existing(self.chains.source, path)
 
     def _mapping(self, live: Mapping[str, Any], plain: dict[str, Any], path: NodePath) -> dict[str, Any]:
         made = {key: self.compiled(live.get(key, part), part, (*path, key)) for key, part in plain.items()}
@@ -152,6 +161,7 @@ class _Options:
 
     def _check_target(self, live: Any, path: NodePath) -> None:
         """Check the agent and the action that options name like those of a task; what is not given stays the task's."""
+        path = self._written(path)
         agents, source = self.chains.agents, self.chains.source
         agent, action = live.agent or self.asked.agent, live.action or self.asked.action
         if (live.agent is None and not agents.knows(agent)) or any("${{" in name for name in (agent, action)):
@@ -159,14 +169,3 @@ class _Options:
         info = agents.check(agent, action, path)
         if info is not None and isinstance(inputs := getattr(live, "inputs", None), dict):
             self.chains.problems += unknown_inputs(source, agent, inputs, info, path)
-
-
-def _existing(loc: NodePath, options: Any) -> NodePath:
-    """The path without what is not in the options, such as tags of unions."""
-    kept: list[str | int] = []
-    for part in loc:
-        inside = isinstance(options, dict) and part in options
-        if inside or (isinstance(options, list) and isinstance(part, int) and part < len(options)):
-            options = options[part]
-            kept.append(part)
-    return tuple(kept)

@@ -48,12 +48,12 @@ class AskOptions(FilteredOptions):
         if self.timeout is None and self.on_timeout is not None:
             raise PydanticCustomError("on_timeout", "'on_timeout' needs a 'timeout', such as '24h'")
         if self.timeout is not None and (self.on_timeout or "fail") not in self.choices:
-            found = f"'{self.on_timeout}'" if self.on_timeout else "none, which means 'fail'"
-            able = ", ".join(choice for choice in self.choices if choice != "override") or "add another choice"
+            able = ", ".join(choice for choice in self.choices if choice != "override")
+            found = {"able": able, "found": f"'{self.on_timeout}'" if self.on_timeout else "none, which means 'fail'"}
+            if not able:
+                raise PydanticCustomError("on_timeout", "'choices' need one that counts on 'timeout', such as 'fail'")
             raise PydanticCustomError(
-                "on_timeout",
-                "'on_timeout' must be one of the 'choices' other than override ({able}), got {found}",
-                {"able": able, "found": found},
+                "on_timeout", "'on_timeout' must be one of the 'choices' ({able}), got {found}", found
             )
         return self
 
@@ -63,6 +63,7 @@ class AskStrategy(RecoveryStrategy):
 
     name: ClassVar[str] = "ask"
     options: ClassVar[type[BaseModel]] = AskOptions
+    rolls_back: ClassVar[bool] = True
 
     def recover(self, failure: Failure, past: Attempted, options: AskOptions) -> Decision | None:
         if not options.takes(failure):

@@ -30,7 +30,7 @@ class DegradeOptions(FilteredOptions):
     @model_validator(mode="after")
     def _something(self) -> DegradeOptions:
         if self.outputs is None and not self.last_good:
-            raise PydanticCustomError("degrade", "needs 'outputs', such as {{score: 0}}, or 'last_good: true'")
+            raise PydanticCustomError("degrade", "give 'outputs', such as {score: 0}, or 'last_good: true'")
         return self
 
 

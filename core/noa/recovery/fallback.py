@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic import BaseModel, Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError
 
+from noa.definitions.problems import kind_of
 from noa.model.events import Decision, Substitute
 from noa.model.failure import Failure
 from noa.plugin import Attempted, RecoveryStrategy
@@ -21,6 +22,9 @@ Text = Annotated[str, Field(min_length=1)]
 class Alternative(Options):
     """What is asked instead. At least one of `agent`, `action` and `inputs`."""
 
+    noa_target: ClassVar[bool] = True
+    """The compiler checks its agent and action like those of a task."""
+
     agent: Text | None = Field(None, description="Agent that is asked instead.")
     action: Text | None = Field(None, description="What it is asked for instead.")
     inputs: JsonTemplate | None = Field(None, description="Inputs that it is given instead; ${{ }} holds CEL.")
@@ -28,15 +32,6 @@ class Alternative(Options):
         None,
         description="Options of `retry` for this alternative, counted from its first attempt. Without it: one try.",
     )
-
-    @field_validator("agent", "action")
-    @classmethod
-    def _fixed(cls, value: str | None) -> str | None:
-        if value is not None and "${{" in value:
-            raise PydanticCustomError(
-                "computed_name", "expected a name, got an expression: it must be known beforehand"
-            )
-        return value
 
     @model_validator(mode="after")
     def _something(self) -> Alternative:
@@ -55,7 +50,12 @@ class FallbackOptions(FilteredOptions):
     @model_validator(mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        return {"to": value} if isinstance(value, list) else value
+        if isinstance(value, list):
+            return {"to": value}
+        if value and isinstance(value, dict):
+            return value
+        got = {"got": kind_of(value) if value else "nothing"}
+        raise PydanticCustomError("fallback_type", "expected alternatives such as [{agent: other}], got {got}", got)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:

@@ -18,7 +18,7 @@ __all__ = ["MAX_DELAY_S", "Duration", "FailureCode", "FilteredOptions", "JsonTem
 MAX_DELAY_S = 10 * 365 * 86_400
 """No delay is longer: ten years."""
 
-_CODE = re.compile(r"[A-Z][A-Z0-9_]*")
+_CODE = re.compile(r"[A-Z][A-Z0-9_]*|\*")
 
 
 def _code(value: str) -> str:
@@ -40,12 +40,12 @@ def _mapping(value: Any) -> Any:
         return value
     got = {"got": kind_of(value)}
     raise PydanticCustomError(
-        "json_type", "expected a mapping, or one expression ${{{{ … }}}} that gives one, got {got}", got
+        "json_type", "expected a mapping, or one expression ${{ … }} that gives one, got {got}", got
     )
 
 
-FailureCode = Annotated[str, AfterValidator(_code), WithJsonSchema({"type": "string", "pattern": f"^{_CODE.pattern}$"})]
-"""A code of docs/errors.md or of an agent's own."""
+FailureCode = Annotated[str, AfterValidator(_code), WithJsonSchema({"type": "string", "pattern": f"^({_CODE.pattern})$"})]
+"""A code of docs/errors.md or of an agent's own; `*` is every code."""
 
 Duration = Annotated[DurationMs, PlainSerializer(lambda ms: f"{ms}ms", return_type=str, when_used="json")]
 """A duration: written as text or seconds, held as milliseconds, dumped as text, which is read again as the same."""
@@ -77,4 +77,5 @@ class FilteredOptions(Options):
 
     def takes(self, failure: Failure) -> bool:
         """Whether a failure is to be answered."""
-        return (self.on is None or failure.code in self.on) and failure.code not in self.not_on
+        wanted = self.on is None or "*" in self.on or failure.code in self.on
+        return wanted and failure.code not in self.not_on

@@ -23,6 +23,7 @@ class RollbackStrategy(RecoveryStrategy):
 
     name: ClassVar[str] = "rollback"
     options: ClassVar[type[BaseModel]] = RollbackOptions
+    rolls_back: ClassVar[bool] = True
 
     def recover(self, failure: Failure, past: Attempted, options: RollbackOptions) -> Decision | None:
         return Rollback() if options.takes(failure) else None

@@ -122,7 +122,8 @@ class LedgerAgent(Agent):
 
     * `value`: given back as it is; `size`: that many characters are given back as `text`;
     * `sleep_ms`: how long it takes;
-    * `fail`: code with which it fails for good; `fail_first`: so many attempts fail and may be tried again;
+    * `fail`: code with which it fails for good, empty for none;
+    * `fail_first`: so many attempts fail and may be tried again;
     * `hang_first`: so many attempts never end by themselves; `hang`: none does.
     """
 
@@ -166,7 +167,7 @@ async def _do(attempt: int, inputs: dict[str, Any]) -> dict[str, Any]:
     if inputs.get("hang") or attempt <= inputs.get("hang_first", 0):
         await asyncio.Event().wait()
     await asyncio.sleep(inputs.get("sleep_ms", 0) / 1000)
-    if "fail" in inputs:
+    if inputs.get("fail"):
         raise ActionFailed(inputs["fail"], "told to fail")
     if attempt <= inputs.get("fail_first", 0):
         raise ActionFailed("FLAKY", f"told to fail until attempt {inputs['fail_first']}", retryable=True)

@@ -1,4 +1,4 @@
-"""Lives of an engine: a scenario is begun, its engine dies, another one goes on, until it is over. And what must hold."""
+"""Lives of an engine: a scenario begins, its engine dies, another goes on until it is over. And what must hold then."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -181,6 +181,7 @@ def snapshot(state: RunState) -> dict[str, Any]:
         "outputs": state.outputs,
         "degraded": state.degraded,
         "failure": state.failure.code if state.failure else None,
+        "left": list(getattr(state, "left", ())),
         "tasks": {path: task.status for path, task in state.tasks.items()},
     }
 
@@ -205,49 +206,57 @@ def judge(scenario: Scenario, store: Store, deaths: Sequence[tuple[int, dict[str
     """
     verdict = Verdict()
     for mark, events in deaths:
-        done, ended = _settled(events)
+        done, ended = _settled(scenario, events)
         for entry in read(store.ledger, mark):
             if entry.what == "begin":
                 verdict.check(entry.key not in done, f"{entry.key} was done before the death and began again")
                 verdict.check(entry.execution not in ended, f"{entry.execution} had ended before and began again")
+    histories = store.events()
     effects = effects_of(read(store.ledger))
-    _same_inputs(verdict, [effect.begin for effect in effects])
+    _same_inputs(verdict, [effect.begin for effect in effects], histories)
     finished = {effect.begin.key for effect in effects if effect.end and effect.end.what == "done"}
-    for run, history in store.events().items():
+    parents = {history[0].get("parent", "").rpartition(":")[0] for history in histories.values()}
+    for run, history in histories.items():
         for event in history:
-            if event["type"] == "attempt_succeeded" and not _is_child(store, run, event):
+            if event["type"] == "attempt_succeeded":
                 key = f"{run}:{event['task']}"
-                verdict.check(key in finished, f"{key} succeeded by the journal, and the ledger knows nothing of it")
-        verdict.check(history[-1]["type"] == "run_finished", f"{run} is not over")
+                does_nothing_itself = key.removesuffix("~compensate") in parents  # a sub-workflow
+                verdict.check(
+                    key in finished or does_nothing_itself,
+                    f"{key} succeeded by the journal, and the ledger knows nothing of it",
+                )
+        verdict.check(history[-1]["type"] in {"run_finished", "late_result"}, f"{run} is not over: {history[-1]}")
     return verdict.wrong
 
 
-def _settled(events: dict[str, list[dict[str, Any]]]) -> tuple[set[str], set[str]]:
-    """Idempotency keys of tasks that were done, and executions that had an outcome."""
+def _settled(scenario: Scenario, events: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[set[str], set[str]]:
+    """Idempotency keys of tasks that are done for good, and executions that had an outcome."""
+    for_good = {"attempt_succeeded", "task_skipped"} | (set() if scenario.again is not None else {"task_failed"})
     done: set[str] = set()
     ended: set[str] = set()
     for run, history in events.items():
         for event in history:
-            if event["type"] in {"attempt_succeeded", "task_skipped", "task_failed"}:
+            if event["type"] in for_good and event["task"] not in scenario.redone:
                 done.add(f"{run}:{event['task']}")
             if event["type"] in {"attempt_succeeded", "attempt_failed"}:
                 ended.add(f"{run}:{event['task']}:{event['attempt']}")
-            if event["type"] == "run_reopened":
-                done = {key for key in done if not key.startswith(f"{run}:")} | {
-                    f"{run}:{other['task']}" for other in history if other["type"] == "attempt_succeeded"
-                }
     return done, ended
 
 
-def _is_child(store: Store, run: str, event: dict[str, Any]) -> bool:
-    """Whether an attempt was a sub-workflow's, which does nothing itself."""
-    execution = f"{run}:{event['task']}:{event['attempt']}"
-    return any(history[0].get("parent") == execution for history in store.events().values())
-
-
-def _same_inputs(verdict: Verdict, begins: Sequence[Entry]) -> None:
-    given: dict[tuple[str, str], set[str]] = defaultdict(set)
+def _same_inputs(
+    verdict: Verdict, begins: Sequence[Entry], histories: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> None:
+    """All attempts of a task are asked for the same with the same inputs, unless the recovery chain chose others."""
+    substituted = {
+        f"{run}:{event['task']}"
+        for run, history in histories.items()
+        for event in history
+        if event["type"] == "recovery_chosen" and event["decision"]["do"] == "substitute"
+    }
+    given: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for entry in begins:
-        given[entry.key, entry.action].add(entry.digest)
-    for (key, action), digests in given.items():
-        verdict.check(len(digests) == 1, f"{key} was asked for '{action}' with {len(digests)} different inputs")
+        given[entry.execution].add((entry.action, entry.digest))
+        if entry.key not in substituted:
+            given[entry.key].add((entry.action, entry.digest))
+    for name, asked in given.items():
+        verdict.check(len(asked) == 1, f"{name} was asked for {len(asked)} different things")

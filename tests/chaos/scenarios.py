@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from noa.engine.state import RunState
+from noa.model.ids import TaskPath
 
 __all__ = ["SCENARIOS", "Scenario", "Wish"]
 
@@ -39,6 +40,7 @@ class Scenario:
         stages: Of the workflow; `keys` are its other keys.
         files: Definitions that it names, by file name.
         again: How it is reopened once it is over (arguments of `Engine.reopen`); None where it is not.
+        redone: Tasks that succeeded and that reopening does again.
         loose: Tasks that may or may not have had an effect: what ends them races with them.
     """
 
@@ -51,6 +53,7 @@ class Scenario:
     files: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     wishes: tuple[Wish, ...] = ()
     again: Mapping[str, Any] | None = None
+    redone: tuple[str, ...] = ()
     loose: tuple[str, ...] = ()
 
     @property
@@ -63,6 +66,11 @@ def task(name: str, *, action: str = "work", inputs: Any = None, **keys: Any) ->
     """A task of the agent that keeps the ledger."""
     made = {"name": name, "agent": "ledger", "action": action, **keys}
     return made if inputs is None else made | {"inputs": inputs}
+
+
+def held(path: str) -> Callable[[RunState, set[str]], bool]:
+    """Whether a task waits for an answer."""
+    return lambda state, _begun: path in state.tasks and state.tasks[TaskPath(path)].status == "held"
 
 
 def stage(name: str, kind: str, *tasks: dict[str, Any], **keys: Any) -> dict[str, Any]:
@@ -214,4 +222,183 @@ CANCELLED = Scenario(
     loose=("s/endless",),
 )  # fmt: skip
 
-SCENARIOS = (SEQUENCE, FAN, LOOPS, NESTED, ENDINGS, TIMES, SECRETS, CANCELLED)
+ANSWERED = Scenario(
+    "answered",
+    ("fallback", "degrade", "skip", "fail", "circuit_breaker", "chain of a stage", "chain of the workflow", "defaults"),
+    (
+        stage("s", "sequential",
+              task("other-way", inputs={"fail": "BROKEN", "value": 1},
+                   recovery=[*RETRY, {"fallback": [{"inputs": {"fail": "WORSE"}},
+                                                   {"action": "other", "inputs": {"value": "${{ failure.code }}",
+                                                                                  "fail_first": 3},
+                                                    "retry": {"max_attempts": 2, "delay_s": 0.001}}]}]),
+              task("guarded", inputs={"fail_first": 2, "value": 2},
+                   recovery=[{"circuit_breaker": {"failures": 1, "open_for": "5ms"}},
+                             {"retry": {"max_attempts": 20, "delay_s": 0.001}}])),
+        stage("of-stage", "parallel", task("degraded", inputs={"fail": "BROKEN"}), task("fine", inputs={"value": 5}),
+              recovery=[{"degrade": {"outputs": {"value": "${{ inputs.n + 1 }}", "why": "${{ failure.message }}"}}}],
+              depends_on=["s"]),
+        stage("of-workflow", "parallel", task("skipped", inputs={"fail": "BROKEN"}),
+              task("told", inputs={"fail": "ODD"}, optional=True), depends_on=["of-stage"]),
+        stage("end", "sequential", task("last", inputs={"value": "${{ stages['of-stage'].degraded.outputs.value }}"}),
+              depends_on=["of-workflow"]),
+    ),
+    keys={
+        "recovery": [{"fail": {"on": ["ODD"], "code": "TOLD", "message": "it was ${{ failure.code }}"}}, "skip"],
+        "outputs": {"other": "${{ stages.s['other-way'].outputs.value }}", "last": "${{ stages.end.last.outputs }}"},
+    },
+    inputs={"n": 41},
+)  # fmt: skip
+
+REMEMBERED = Scenario(
+    "remembered",
+    ("cache", "cache ttl", "degrade last_good"),
+    (
+        stage("l", "loop",
+              task("cached", inputs={"value": "${{ item }}"}, cache=True),
+              task("keyed", inputs={"value": "${{ index }}"}, cache={"key": "${{ item }}", "ttl": "1h"}),
+              {"name": "last", "workflow": "last.json",
+               "inputs": {"value": "${{ index }}", "fail": "${{ index == 2 ? 'BROKEN' : '' }}"}},
+              task("none", inputs={"fail": "BROKEN"},
+                   recovery=[{"degrade": {"last_good": True, "outputs": {"value": "none yet"}}}]),
+              for_each=[7, 7, 8]),
+    ),
+    keys={"outputs": {name: f"${{{{ stages.l.{name}.outputs }}}}" for name in ("cached", "keyed", "last", "none")}},
+    files={"last.json": {"workflow": {"name": "last", "version": "1", "inputs": {"value": {}, "fail": {}},
+           "outputs": {"value": "${{ stages.s.good.outputs.value }}"},
+           "stages": [stage("s", "sequential", task("good", recovery=[{"degrade": {"last_good": True}}]))]}}},
+)  # fmt: skip
+
+HEDGED = Scenario(
+    "hedged",
+    ("hedge",),
+    (
+        stage("s", "sequential",
+              task("slow", inputs={"hang_first": 1, "value": 1}, recovery=[{"hedge": {"delay": "4ms"}}],
+                   idempotent=True),
+              task("quick", inputs={"value": 2}, recovery=[{"hedge": {"delay": "10m"}}], idempotent=True)),
+    ),
+    keys={"outputs": {"v": "${{ stages.s.slow.outputs.value }}"}},
+)  # fmt: skip
+
+ASKED = Scenario(
+    "asked",
+    ("ask", "answer retry", "answer override", "answer skip", "ask timeout"),
+    (
+        stage("s", "parallel",
+              task("again", inputs={"fail_first": 1, "value": 1}, recovery=[{"ask": {"question": "again?"}}]),
+              task("given", inputs={"fail": "BROKEN"}, recovery=[{"ask": {"choices": ["override", "fail"]}}]),
+              task("let-go", inputs={"fail": "BROKEN"}, recovery=["ask"]),
+              task("nobody", inputs={"fail": "BROKEN"},
+                   recovery=[{"ask": {"timeout": "10ms", "on_timeout": "skip"}}])),
+        stage("end", "sequential", task("last", inputs={"value": "${{ stages.s.given.outputs.value }}"}),
+              depends_on=["s"]),
+    ),
+    keys={"outputs": {"v": "${{ stages.end.last.outputs.value }}", "again": "${{ stages.s.again.outputs.value }}"}},
+    wishes=(
+        Wish(held("s/again"), "answer", {"task": "s/again", "choice": "retry"}),
+        Wish(held("s/given"), "answer", {"task": "s/given", "choice": "override", "outputs": {"value": 99}}),
+        Wish(held("s/let-go"), "answer", {"task": "s/let-go", "choice": "skip"}),
+    ),
+)  # fmt: skip
+
+
+def undone(**inputs: Any) -> dict[str, Any]:
+    """What undoes a task of the ledger's agent."""
+    return {"agent": "ledger", "action": "undo", "inputs": {"value": "${{ outputs.value }}", **inputs}}
+
+
+SAGA = Scenario(
+    "saga",
+    ("compensate", "on_failure rollback", "rollback of parallel tasks", "rollback of a sub-workflow",
+     "compensate after attempt", "retry of a compensation"),
+    (
+        stage("order", "parallel",
+              task("reserve", inputs={"value": 1}, compensate=undone()),
+              task("charge", inputs={"value": 2}, compensate=undone(fail_first=2) | {"recovery": RETRY}),
+              task("plain", inputs={"value": 3}),
+              {"name": "packed", "workflow": "pack.json", "inputs": {"value": 4}}),
+        stage("ship", "sequential",
+              task("label", inputs={"value": 5}, compensate=undone()),
+              task("send", inputs={"fail": "NO_TRUCK"}, compensate=undone(value=6) | {"after": "attempt"}),
+              depends_on=["order"]),
+        stage("tell", "sequential", task("customer", inputs={}), depends_on=["ship"], run_on="failure"),
+    ),
+    status="rolled_back",
+    keys={"on_failure": "rollback"},
+    files={"pack.json": {"workflow": {"name": "pack", "version": "1", "outputs": {"value": "${{ inputs.value }}"},
+           "inputs": {"value": {}},
+           "stages": [stage("s", "sequential", task("box", inputs={"value": 1}, compensate=undone()),
+                            task("tape", inputs={"value": 2}, compensate=undone()))]}}},
+)  # fmt: skip
+
+DECIDED = Scenario(
+    "decided",
+    ("rollback chosen by the chain", "rollback of loops"),
+    (
+        stage("l", "loop", task("book", inputs={"value": "${{ item }}"}, compensate=undone()), for_each=[1, 2]),
+        stage("s", "sequential", task("breaks", inputs={"fail": "FATAL"}, recovery=[{"rollback": {"on": ["FATAL"]}}]),
+              depends_on=["l"]),
+    ),
+    status="rolled_back",
+)  # fmt: skip
+
+UNDONE_LATER = Scenario(
+    "undone-later",
+    ("rollback_failed", "rollback goes on after reopening"),
+    (
+        stage("s", "sequential", task("first", inputs={"value": 1}, compensate=undone()),
+              task("second", inputs={"value": 2},
+                   compensate=undone(fail_first=1) | {"recovery": [{"retry": {"max_attempts": 1}}]}),
+              task("third", inputs={"value": 3}, compensate=undone()),
+              task("breaks", inputs={"fail": "BROKEN"})),
+    ),
+    status="rolled_back",
+    keys={"on_failure": "rollback"},
+    again={},
+)  # fmt: skip
+
+CANCELLED_SAGA = Scenario(
+    "cancelled-saga",
+    ("rollback after cancel",),
+    (
+        stage("s", "parallel", task("quick", inputs={"value": 1}, compensate=undone()),
+              task("endless", inputs={"hang": True}, compensate=undone(value=2) | {"after": "attempt"})),
+    ),
+    status="rolled_back",
+    keys={"on_failure": "rollback"},
+    wishes=(Wish(lambda state, begun: "s/endless" in begun and state.tasks["s/quick"].terminal, "cancel"),),
+    loose=("s/endless",),
+)  # fmt: skip
+
+REOPENED = Scenario(
+    "reopened",
+    ("retry of a run",),
+    (
+        stage("a", "parallel", task("fine", inputs={"value": 1}), task("breaks", inputs={"value": 2, "fail_first": 1}),
+              {"name": "child", "workflow": "child.json", "inputs": {"value": 3}}, fail_fast=False),
+        stage("b", "sequential", task("later", inputs={"value": "${{ stages.a.breaks.outputs.value }}"}),
+              depends_on=["a"]),
+    ),
+    keys={"outputs": {"v": "${{ stages.b.later.outputs.value }}", "c": "${{ stages.a.child.outputs.value }}"}},
+    files={"child.json": _child("child", fail_first=1)},
+    again={"actor": "ann", "reason": "mended"},
+)  # fmt: skip
+
+DONE_AGAIN = Scenario(
+    "done-again",
+    ("retry of a run from a task",),
+    (
+        stage("a", "sequential", task("first", inputs={"value": 1}), task("second", inputs={"value": 2}),
+              task("third", inputs={"value": 3})),
+        stage("b", "parallel", task("beside", inputs={})),
+        stage("c", "sequential", task("last", inputs={"value": "${{ stages.a.second.outputs.value }}"})),
+    ),
+    again={"from_task": "a/second"},
+    redone=("a/second", "a/third", "c/last"),
+)  # fmt: skip
+
+SCENARIOS = (
+    SEQUENCE, FAN, LOOPS, NESTED, ENDINGS, TIMES, SECRETS, CANCELLED,
+    ANSWERED, REMEMBERED, HEDGED, ASKED, SAGA, DECIDED, UNDONE_LATER, CANCELLED_SAGA, REOPENED, DONE_AGAIN,
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Engines in processes of their own die as by kill -9: beside a write, inside its transaction, or while it reaches the disk."""
+"""Engines in processes of their own die as by kill -9: beside a write, inside its transaction, or amid its commit."""
 
 import random
 from collections import Counter

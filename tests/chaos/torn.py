@@ -1,4 +1,4 @@
-"""Writes that reached the disk in part: the end of SQLite's write-ahead log as a crash in the middle of a commit leaves it.
+"""Writes that reached the disk in part: the end of SQLite's write-ahead log as a crash amid a commit leaves it.
 
 Format: https://www.sqlite.org/fileformat2.html#walformat.
 """

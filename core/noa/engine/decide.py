@@ -304,7 +304,8 @@ class Decider:
 
     def _undone(self, state: RunState, at_ms: int) -> Event:
         assert state.undoing is not None
-        left = sorted(reversed(state.undoing.left.values()), key=lambda task: -task.finished_ms)
+        left = list(state.undoing.left.values())[::-1]  # of tasks that finished at once, the later one first
+        left.sort(key=lambda task: -task.finished_ms)
         if not left:
             return RunFinished(at_ms=at_ms, status="rolled_back", failure=state.failure, degraded=state.degraded)
         why = next((t.undo.failure for t in left if t.undo is not None and t.undo.failure is not None), None)

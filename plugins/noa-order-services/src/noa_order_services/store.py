@@ -58,7 +58,7 @@ class Store:
         tables: SQL that makes its tables, and what it begins with.
         environment: Where the variables stand. `NOA_ORDER_SERVICES_CRASH=payment.charge:2` is for tests of recovery:
             the first two charges kill the service when they are on disk and their answer has not been given; without
-            a number each one does.
+            a number each one does. A repeated request counts too.
     """
 
     def __init__(self, service: str, tables: str, environment: Mapping[str, str] = os.environ) -> None:
@@ -134,12 +134,13 @@ class Store:
         with self.transaction(ctx) as base:
             known = base.execute("SELECT * FROM requests WHERE key = ?", (ctx.idempotency_key,)).fetchone()
             if known is not None:
-                return cast("T", _answer_again(known, action, asked))
-            if not undo:
-                _refuse_undone(base, action, subject)
-            answer = effect(base)
-            kept = (ctx.idempotency_key, action, subject, int(undo), asked, json.dumps(answer, ensure_ascii=False))
-            base.execute("INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?)", kept)
+                answer = cast("T", _answer_again(known, action, asked))
+            else:
+                if not undo:
+                    _refuse_undone(base, action, subject)
+                answer = effect(base)
+                kept = (ctx.idempotency_key, action, subject, int(undo), asked, json.dumps(answer, ensure_ascii=False))
+                base.execute("INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?)", kept)
         self._crash_point(f"{self._service}.{action}")
         return answer
 

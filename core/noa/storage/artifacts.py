@@ -48,7 +48,9 @@ class FileArtifactStore(ArtifactStore):
         path = self._path(sha256)
         artifact = Artifact(f"{self._prefix}{sha256[:2]}/{sha256}", len(data), sha256, content_type)
         if self.exists(artifact):
-            return artifact
+            with contextlib.suppress(OSError):  # removed by `noa gc` just now: it is written again
+                os.utime(path)  # young, so that it stays until an event names it
+                return artifact
         temporary = self.folder / f".tmp-{secrets.token_hex(8)}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

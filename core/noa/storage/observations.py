@@ -10,6 +10,7 @@ import contextlib
 import sqlite3
 import threading
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,6 +136,38 @@ class ObservationStore:
             kept = self._opened().execute("SELECT dropped FROM totals WHERE run_id = ?", (run_id,)).fetchone()
         with self._lock:
             return self._lost[run_id] + (kept[0] if kept else 0)
+
+    def runs(self) -> list[str]:
+        """Runs of which something is kept or was dropped. Raises JournalError."""
+        sql = "SELECT run_id FROM totals"
+        with self._disk:
+            try:
+                return [row[0] for row in self._opened().execute(sql)]
+            except (sqlite3.Error, OSError) as error:
+                raise journal_error(error, str(self.path), "read observations") from error
+
+    def delete(self, runs: Sequence[str]) -> int:
+        """Remove everything of these runs; how many observations that were. Each run is a transaction.
+
+        Raises:
+            JournalError: The file cannot be written; those of some runs may be gone.
+        """
+        deleted = 0
+        with self._disk:
+            try:
+                connection = self._opened()
+                for run in runs:
+                    connection.execute("BEGIN IMMEDIATE")
+                    try:
+                        deleted += connection.execute("DELETE FROM observations WHERE run_id = ?", (run,)).rowcount
+                        connection.execute("DELETE FROM totals WHERE run_id = ?", (run,))
+                        connection.execute("COMMIT")
+                    finally:
+                        if connection.in_transaction:
+                            connection.execute("ROLLBACK")
+            except (sqlite3.Error, OSError) as error:
+                raise journal_error(error, str(self.path), "remove observations") from error
+        return deleted
 
     def flush(self) -> None:
         """Write what waits. What the disk refuses is dropped and counted."""

@@ -30,7 +30,8 @@ MAX_EVENTS = 10_000
 """Most events for one append."""
 
 _RECORD = (
-    "SELECT run_id, workflow, status, created_at_ms, json_extract(CAST(body AS TEXT), '$.at_ms'), "
+    "SELECT run_id, workflow, status, created_at_ms, "
+    "CASE WHEN json_valid(CAST(body AS TEXT)) THEN json_extract(CAST(body AS TEXT), '$.at_ms') ELSE created_at_ms END, "
     f"events.id & {SEQ_MASK}, owner, fence, lease_until_ms, parent, degraded FROM {RUNS_WITH_LAST_EVENT}"
 )
 _NOTED = frozenset(

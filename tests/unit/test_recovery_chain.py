@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from noa.model.events import Decision, Recall, Retry, Substitute
@@ -16,6 +16,9 @@ from noa.recovery import BUILTIN_RECOVERY_STRATEGIES
 
 STRATEGIES = {strategy.name: strategy() for strategy in BUILTIN_RECOVERY_STRATEGIES}
 WAITS_MS = st.integers(0, 100_000)
+
+PROPERTY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+"""Of all properties here: a slow machine changes nothing."""
 
 
 def failed(code: str = "FAILED", *, retryable: bool = True, retry_after_ms: int | None = None) -> Failure:
@@ -124,6 +127,7 @@ FAILURES = st.lists(
 )
 
 
+@PROPERTY
 @given(RETRY, FAILURES, WAITS_MS, st.floats(0, 1))
 def test_retry_gives_up_at_its_attempts_and_in_its_time(
     options: dict[str, Any], failures: list[Failure], took_ms: int, jitter: float
@@ -136,6 +140,7 @@ def test_retry_gives_up_at_its_attempts_and_in_its_time(
         assert chain.now_ms - took_ms <= options["max_elapsed"] * 1000, "the last attempt began in time"
 
 
+@PROPERTY
 @given(st.lists(st.none() | RETRY, min_size=1, max_size=5), FAILURES, WAITS_MS)
 def test_fallback_visits_each_alternative_in_order_with_exactly_its_retries(
     retries: list[dict[str, Any] | None], failures: list[Failure], took_ms: int
@@ -160,6 +165,7 @@ def test_fallback_visits_each_alternative_in_order_with_exactly_its_retries(
     assert decisions[-1] is None
 
 
+@PROPERTY
 @given(RETRY, RETRY)
 def test_alternative_is_retried_as_often_whatever_came_before_it(first: dict[str, Any], second: dict[str, Any]) -> None:
     for options in (first, second):
@@ -214,6 +220,7 @@ ENTRY = st.one_of(
 )
 
 
+@PROPERTY
 @given(st.lists(ENTRY, max_size=5), FAILURES, st.floats(0, 1))
 def test_every_chain_ends_whatever_fails(entries: list[Any], failures: list[Failure], jitter: float) -> None:
     # 5 entries of 3 alternatives of 6 attempts are 90; each fallback may also retry what another one chose.

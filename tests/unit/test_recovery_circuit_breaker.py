@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
-from tests.unit.test_recovery_chain import failed, past
+from tests.unit.test_recovery_chain import PROPERTY, failed, past
 
 from noa.recovery import CircuitBreakerOptions, CircuitBreakerStrategy
 from noa.recovery.circuit_breaker import Closed, HalfOpen, Open
@@ -141,10 +141,11 @@ class CircuitAgainstModel(RuleBasedStateMachine):
                 assert len(memory.probes_ms) + memory.passed <= self.limits[3]
 
 
-CircuitAgainstModel.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+CircuitAgainstModel.TestCase.settings = settings(PROPERTY, stateful_step_count=40)
 TestCircuitAgainstModel = CircuitAgainstModel.TestCase
 
 
+@PROPERTY
 @given(
     st.integers(1, 5),
     st.floats(0.1, 1),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.test_recovery_chain import failed, past
+from tests.unit.test_recovery_chain import PROPERTY, failed, past
 
 from noa.recovery import HedgeOptions, HedgeStrategy
 from noa.recovery.hedge import percentile
@@ -18,12 +18,14 @@ def after(durations_ms: list[int], past_attempts: int = 0, **options: Any) -> in
     return HedgeStrategy().hedge_after_ms(durations_ms, past_attempts, HedgeOptions.model_validate(options))
 
 
+@PROPERTY
 @given(st.lists(st.integers(0, 10**9), min_size=2).map(sorted), st.integers(1, 99))
 def test_percentile_is_that_of_statistics(values: list[int], part: int) -> None:
     expected = statistics.quantiles(values, n=100, method="inclusive")[part - 1]
     assert percentile(values, part) == pytest.approx(expected)
 
 
+@PROPERTY
 @given(st.lists(st.integers(0, 10**9), min_size=1).map(sorted), st.floats(0.001, 100))
 def test_second_attempt_begins_within_the_past_durations(values: list[int], part: float) -> None:
     found = after(values, percentile=part, min_samples=1)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.test_recovery_chain import failed, past
+from tests.unit.test_recovery_chain import PROPERTY, failed, past
 
 from noa.model.events import Retry
 from noa.recovery import RetryOptions, RetryStrategy
@@ -45,6 +45,7 @@ def test_decorrelated_is_between_the_base_and_three_times_the_delay_before() -> 
     assert delays(options, 2, 0.5) == [2_000, 3_500]
 
 
+@PROPERTY
 @given(SECONDS, SECONDS, CHANCE, st.integers(0, 10**10))
 def test_decorrelated_never_leaves_base_and_cap(delay_s: float, cap_s: float, chance: float, last_ms: int) -> None:
     options = RetryOptions(backoff="decorrelated", delay_s=delay_s, max_delay_s=cap_s)
@@ -52,6 +53,7 @@ def test_decorrelated_never_leaves_base_and_cap(delay_s: float, cap_s: float, ch
     assert 1000 * min(delay_s, cap_s) - 1e-6 <= found <= 1000 * cap_s + 1e-6
 
 
+@PROPERTY
 @given(st.sampled_from(["constant", "linear", "exponential"]), SECONDS, SECONDS, FACTOR, CHANCE, CHANCE, RETRIES)
 def test_delays_are_within_their_bounds(
     backoff: Any, delay_s: float, cap_s: float, factor: float, jitter: float, chance: float, retries: int
@@ -61,6 +63,7 @@ def test_delays_are_within_their_bounds(
     assert 1000 * min(delay_s, cap_s) * (1 - jitter) - 1e-6 <= found <= 1000 * cap_s
 
 
+@PROPERTY
 @given(st.sampled_from(["constant", "linear", "exponential"]), SECONDS, FACTOR, RETRIES)
 def test_delays_without_jitter_never_shrink(backoff: Any, delay_s: float, factor: float, retries: int) -> None:
     options = RetryOptions(backoff=backoff, delay_s=delay_s, factor=factor, jitter=0)
@@ -73,6 +76,7 @@ def test_cap_is_a_minute_unless_it_or_the_delay_says_otherwise() -> None:
     assert delays({"delay_s": 120, "max_delay_s": 90, "jitter": 0}, 1) == [90_000]
 
 
+@PROPERTY
 @given(st.integers(0, 10**9), CHANCE)
 def test_retry_after_of_the_failure_is_a_lower_bound(retry_after_ms: int, chance: float) -> None:
     decision = recover(failed(retry_after_ms=retry_after_ms), jitter=chance)

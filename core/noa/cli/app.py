@@ -32,6 +32,7 @@ COMMANDS: dict[str, str] = {
     "plugins": "List the plugins that are loaded.",
     "new": "Begin a package of your own: an agent or a plugin.",
     "schema": "Print the JSON Schema of definitions.",
+    "gc": "Remove old runs, and what nothing refers to any more.",
 }
 """Name -> one sentence for `noa --help`; the command itself is `command` in `noa.cli.<name>`."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,15 +46,10 @@ def iter_temporary_files(folder: Path, *, before_ms: int) -> Iterator[StoredFile
             yield from _stored(entry, before_ms)
 
 
-def remove_files(files: Iterable[StoredFile], *, referenced: Set[str] = frozenset()) -> list[StoredFile]:
-    """Remove files that are not referred to; those that could be removed.
-
-    One that was written anew since it was looked at is left alone.
-    """
+def remove_files(files: Iterable[StoredFile]) -> list[StoredFile]:
+    """Remove files; those that could be removed. One that was written anew since it was looked at is left alone."""
     removed = []
     for file in files:
-        if file.path.name in referenced:
-            continue
         with contextlib.suppress(OSError):
             if _changed_at_ms(file.path.stat(follow_symlinks=False)) == file.changed_at_ms:
                 file.path.unlink()

@@ -34,7 +34,7 @@ class Entry:
     Attributes:
         what: "begin"; or how it ended: "done", "failed", "cancelled".
         at_ns: Of the machine's monotonic clock, which all its processes share.
-        pid: Of the process in which the agent lives.
+        pid: Of the process in which the agent lives; `engine` is the process that started it.
         digest: Of the inputs.
     """
 
@@ -47,6 +47,7 @@ class Entry:
     digest: str
     at_ns: int
     pid: int
+    engine: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.frozen = False
+        self._engine = os.getppid()  # now: once the engine is dead, somebody else is the parent
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def note(self, what: str, context: Context, action: str, inputs: dict[str, Any]) -> None:
@@ -72,7 +74,7 @@ class Ledger:
         digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
         entry = Entry(
             what, context.execution_id, context.idempotency_key, context.task, context.attempt, action, digest,
-            time.monotonic_ns(), os.getpid(),
+            time.monotonic_ns(), os.getpid(), self._engine,
         )  # fmt: skip
         os.write(self._file, json.dumps(asdict(entry)).encode() + b"\n")  # one write to an O_APPEND file is whole
         os.fdatasync(self._file)

@@ -6,10 +6,13 @@ Orders and answers are lines of JSON. The exit status of an engine that killed i
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +53,16 @@ class Nursery:
         return ended
 
 
+def _prepare() -> None:
+    """Import all that a life needs. A life that is lived whole leaves no thread behind, so that forking is safe."""
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(live(SCENARIOS[0], Store(Path(folder))))
+    assert threading.active_count() == 1, threading.enumerate()
+    gc.freeze()
+
+
 def _serve() -> None:
+    _prepare()
     for line in sys.stdin:
         order = json.loads(line)
         child = os.fork()

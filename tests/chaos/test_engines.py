@@ -1,0 +1,113 @@
+"""Engines and agents in processes of their own are killed and stopped under load: nothing lost, no task twice at once."""
+
+import json
+import random
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import LONG
+from .fleet import Fleet, overlaps, wait_for
+from .lives import Store
+from .scenarios import stage
+
+
+def task(name: str, **inputs: Any) -> dict[str, Any]:
+    recovery = [{"retry": {"max_attempts": 20, "delay_s": 0.05, "on": ["AGENT_LOST", "OVERLOADED", "FLAKY"]}}]
+    return {"name": name, "agent": "ledgers", "action": "work", "inputs": inputs, "recovery": recovery}
+
+
+LOAD = [
+    stage("wide", "parallel", *(task(f"t{n}", value=n, sleep_ms=30 + n * 10) for n in range(8))),
+    stage("each", "loop", task("item", value="${{ item }}", sleep_ms=20), for_each=list(range(6)), max_parallel=3),
+    stage("end", "sequential", task("flaky", fail_first=1, value="${{ stages.wide.t3.outputs.value }}"),
+          task("last", value="${{ tasks.flaky.outputs.value }}"), depends_on=["wide", "each"]),
+]  # fmt: skip
+KEYS = {"outputs": {"v": "${{ stages.end.last.outputs.value }}", "all": "${{ stages.each.item.outputs }}"}}
+
+
+def check(fleet: Fleet) -> None:
+    """Every run ended well with its outputs, each task had its effect, no two engines made one at once."""
+    histories = fleet.store.events()
+    assert len(histories) == fleet.runs
+    done = {effect.begin.key for effect in fleet.effects() if effect.end and effect.end.what == "done"}
+    for run, history in histories.items():
+        assert history[-1]["type"] == "run_finished", run
+        assert history[-1]["status"] == "succeeded", history[-1]
+        assert history[-1]["outputs"] == {"v": 3, "all": [{"value": n} for n in range(6)]}
+        succeeded = [event["task"] for event in history if event["type"] == "attempt_succeeded"]
+        assert len(succeeded) == len(set(succeeded)) == 16
+        assert {f"{run}:{name}" for name in succeeded} <= done
+    assert overlaps(fleet) == []
+
+
+@pytest.mark.parametrize("seed", range(60 if LONG else 2))
+def test_engines_and_agents_that_are_killed_and_stopped_under_load_lose_nothing(
+    seed: int, tmp_path: Path, tried: Counter[str]
+) -> None:
+    chance = random.Random(seed)
+    with Fleet(Store(tmp_path), LOAD, runs=6 if LONG else 3, keys=KEYS) as fleet:
+        engines: list[subprocess.Popen[str]] = [fleet.start(), fleet.start()]
+        stopped: list[subprocess.Popen[str]] = []
+        for _ in range(12 if LONG else 4):
+            seen = len(fleet.effects())
+            more = chance.randint(1, 8)
+            if not _moved(fleet, seen + more):
+                break  # everything is over
+            what = chance.choice(["kill engine", "stop engine", "kill agent", "kill engine"])
+            awake = [engine for engine in engines if engine not in stopped and engine.poll() is None]
+            if what == "kill agent":
+                tried["agents killed under load"] += fleet.kill_an_agent(chance)
+            elif awake and what == "kill engine":
+                engine = chance.choice(awake)
+                fleet.kill(engine)
+                engines[engines.index(engine)] = fleet.start()
+                tried["engines killed under load"] += 1
+            elif awake and not stopped:
+                stopped.append(chance.choice(awake))
+                fleet.stop(stopped[0])
+                tried["engines stopped under load"] += 1
+            elif stopped:
+                fleet.wake(stopped.pop())
+        for engine in stopped:
+            fleet.wake(engine)
+        fleet.finish()
+        check(fleet)
+
+
+def _moved(fleet: Fleet, effects: int) -> bool:
+    """Wait for so many effects; False where no more will come."""
+    over = False
+
+    def moved() -> bool:
+        nonlocal over
+        over = fleet.over()
+        return over or len(fleet.effects()) >= effects
+
+    wait_for(moved, f"{effects} effects: {json.dumps(fleet.store.events())[-2000:]}")
+    return not over
+
+
+def test_an_engine_that_wakes_after_its_lease_writes_nothing_and_starts_nothing(
+    tmp_path: Path, tried: Counter[str]
+) -> None:
+    stages = [stage("s", "parallel", *(task(f"t{n}", value=n, sleep_ms=200) for n in range(6)))]
+    with Fleet(Store(tmp_path), stages, runs=1, capacity=1) as fleet:
+        first = fleet.start()
+        wait_for(lambda: len(fleet.effects()) >= 1, "the first task to begin")
+        fleet.stop(first)
+        fleet.start()
+        wait_for(
+            lambda: any(h[-1]["type"] == "run_finished" for h in fleet.store.events().values()), "the other engine"
+        )
+        before = fleet.store.events()
+        begun = len(fleet.effects())
+        fleet.wake(first)
+        fleet.finish()
+        tried["engines stopped for longer than their lease"] += 1
+        assert fleet.store.events() == before, "the engine that woke up wrote"
+        assert [effect.begin.execution for effect in fleet.effects()[begun:]] == [], "it started something"
+        assert overlaps(fleet) == []

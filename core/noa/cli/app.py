@@ -27,11 +27,16 @@ COMMANDS: dict[str, str] = {
     "logs": "Print what the tasks of a run logged.",
     "cancel": "End a run, also one that no process drives now.",
     "resume": "Go on with a run whose process is gone.",
+    "answer": "Say how a task goes on that waits for a person.",
+    "retry": "Try again what failed of a run; what succeeded is kept.",
+    "fork": "Begin a new run that shares the past of another one.",
+    "rollback": "Undo a run that is over, by its compensations.",
     "agents": "List the agents that definitions can name.",
     "agent": "Check that an agent keeps the contract.",
     "plugins": "List the plugins that are loaded.",
     "new": "Begin a package of your own: an agent or a plugin.",
     "schema": "Print the JSON Schema of definitions.",
+    "doctor": "Find what is wrong with the store, and mend it.",
     "gc": "Remove old runs, and what nothing refers to any more.",
 }
 """Name -> one sentence for `noa --help`; the command itself is `command` in `noa.cli.<name>`."""
@@ -45,7 +50,7 @@ Begin here:
   noa runs
 
 State lives in .noa of the working folder, or where NOA_HOME or --home says. A run whose process dies goes on with
-`noa resume RUN`. Each command explains itself with examples: noa run --help.
+`noa resume RUN`, one that failed with `noa retry RUN`. Each command explains itself with examples: noa run --help.
 
 \b
 Exit codes: 0 succeeded, 1 the run failed, 2 the definition or the call is wrong, 3 cancelled, 4 waiting.

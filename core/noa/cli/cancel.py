@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _POLL_S = 0.1
-_OVER = frozenset({"succeeded", "failed", "cancelled", "rolled_back", "rollback_failed"})
+_ENDED = {"cancelled": "cancelled", "rolled_back": "cancelled, and what it did is undone"}
 
 
 @click.command(cls=NoaCommand, name="cancel", short_help="End a run, also one that no process drives now.")
@@ -39,9 +39,12 @@ def command(
       noa cancel latest
       noa cancel 20261122-2215 --reason "wrong folder"
 
+    A run with `on_failure: rollback` then undoes what it did; cancelled once more, it stops undoing.
+
     Exit codes: 0 it is cancelled, 1 it ended otherwise before it could be, 2 there is no such run or it was over.
     """
-    from noa.cli.session import find_run, open_store, run_async
+    from noa.cli.session import OVER, find_run, open_store, run_async
+    from noa.cli.signals import put_signal
     from noa.errors import RunStateError
     from noa.runtime import Runtime
 
@@ -54,39 +57,22 @@ def command(
             record = await find_run(runtime.journal, run, runtime.home)
             if record.status == "cancelled":
                 return _told(record, record.status, as_json)
-            if record.status in _OVER:
-                raise RunStateError(f"run {record.run_id} is over: it {record.status}", run=record.run_id)
-            await _put(runtime, record, reason)
+            if record.status in OVER:
+                raise RunStateError(
+                    f"run {record.run_id} is over: it {record.status.replace('_', ' ')}", run=record.run_id
+                )
+            await put_signal(runtime.journal, record.run_id, "cancel", reason=reason)
             return _told(record, await _ended(runtime, record), as_json)
 
     status = run_async(end)
-    ctx.exit(NoaCommand.SUCCEEDED if status == "cancelled" else NoaCommand.FAILED)
-
-
-async def _put(runtime: Runtime, record: RunRecord, reason: str) -> None:
-    import uuid
-
-    from noa.cli.session import now_ms
-    from noa.plugin import SignalRecord
-    from noa.runtime import current_actor
-
-    signal = SignalRecord(
-        signal_id=uuid.uuid4().hex,
-        run_id=record.run_id,
-        kind="cancel",
-        actor=current_actor(),
-        reason=reason,
-        body={},
-        created_at_ms=now_ms(),
-    )
-    await runtime.journal.put_signal(signal)
+    ctx.exit(NoaCommand.SUCCEEDED if status in _ENDED else NoaCommand.FAILED)
 
 
 async def _ended(runtime: Runtime, record: RunRecord) -> str:
     """Wait for the end, and bring it about where nobody drives the run; the last status."""
     import asyncio
 
-    from noa.cli.session import plugin_needed
+    from noa.cli.session import OVER, plugin_needed
     from noa.errors import DefinitionError, OwnershipError, PluginError, RunStateError
 
     while True:
@@ -100,7 +86,7 @@ async def _ended(runtime: Runtime, record: RunRecord) -> str:
         except (DefinitionError, PluginError) as error:
             raise plugin_needed(record.run_id, error) from error
         current = await runtime.journal.run(record.run_id)
-        if current.status in _OVER:
+        if current.status in OVER:
             return current.status
         await asyncio.sleep(_POLL_S)
 
@@ -109,6 +95,8 @@ def _told(record: RunRecord, status: str, as_json: bool) -> str:
     if as_json:
         print_json({"run_id": record.run_id, "status": status})
     else:
-        before = "" if status == "cancelled" else " before it could be cancelled"
-        click.echo(f"run {record.run_id}: {status}{before}")
+        said = _ENDED.get(status) or f"{status} before it could be cancelled"
+        if status == "rollback_failed":
+            said = f"cancelled, but not all that it did could be undone. Go on with: noa retry {record.run_id}"
+        click.echo(f"run {record.run_id}: {said}")
     return status

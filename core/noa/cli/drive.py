@@ -1,4 +1,4 @@
-"""Drives one run in this process: shows it, meets Ctrl-C, says how it ended. For `noa run` and `noa resume`."""
+"""Drives one run in this process: shows it, meets Ctrl-C, says how it ended. Several commands end here."""
 
 from __future__ import annotations
 
@@ -6,27 +6,60 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from noa.cli.command import NoaCommand, print_json
+from noa.cli.people import People, Question
 from noa.cli.session import run_async
-from noa.cli.summary import exit_code, result_dict, summary_lines
+from noa.cli.summary import exit_code, result_dict, summary_lines, waiting_lines
+from noa.cli.text import plural
 from noa.cli.watch import Watch, choose_watch
 from noa.engine.engine import Running
 from noa.engine.state import RunState
 from noa.errors import JournalError, OwnershipError
+from noa.model.events import Event, RunReopened
 from noa.model.ids import RunId
+from noa.monitoring.progress import ProgressModel
 from noa.runtime import Runtime, Settings, current_actor
 
-__all__ = ["Begin", "drive"]
+__all__ = ["Begin", "Followed", "Shown", "drive"]
 
-Begin = Callable[[Runtime, Watch], Awaitable[Running]]
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A run that was not begun here: followed while somebody else drives it, taken over where nobody does."""
+
+    run_id: RunId
+    read: Callable[[], Awaitable[RunState | Running]]
+
+
+Begin: TypeAlias = Callable[[Runtime, Watch], Awaitable[Running | Followed]]
 """Starts or resumes the run; sets the watch's model before."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def drive(settings: Settings, begin: Begin, *, as_json: bool, quiet: bool, verbose: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How a run is shown, and how long this process stays.
+
+    Attributes:
+        wait: Whether to stay where nothing but people moves the run on; else it is left to a resume.
+        adopt: Whether to take over abandoned runs beside it.
+        undoes: Whether a run that is rolled back is what was asked for.
+    """
+
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    wait: bool = True
+    adopt: bool = False
+    undoes: bool = False
+
+
+def drive(settings: Settings, begin: Begin, shown: Shown) -> int:
     """Run to the end; the exit code.
 
     The first SIGINT or SIGTERM cancels the run, the second stops at once and leaves it to a resume to finish the
@@ -35,37 +68,130 @@ def drive(settings: Settings, begin: Begin, *, as_json: bool, quiet: bool, verbo
     Raises:
         OSError: stdout took no more, such as a full device; the run went to its end nevertheless.
     """
-    return run_async(lambda: _drive(settings, begin, as_json=as_json, quiet=quiet, verbose=verbose))
+    return run_async(lambda: _Drive(begin, shown).to_end(settings))
 
 
-async def _drive(settings: Settings, begin: Begin, *, as_json: bool, quiet: bool, verbose: bool) -> int:
-    watch = choose_watch(as_json=as_json, quiet=quiet, verbose=verbose)
-    interrupts = _Interrupts(watch)
-    async with Runtime(settings, on_event=watch.on_event, on_observation=watch.on_observation) as runtime:
-        running = await begin(runtime, watch)
-        with interrupts.taken(running):
-            async with watch:
+class _Drive:
+    """One run, from its beginning until this process has nothing more to do with it."""
+
+    def __init__(self, begin: Begin, shown: Shown) -> None:
+        self._begin = begin
+        self._shown = shown
+        self._watch = choose_watch(as_json=shown.as_json, quiet=shown.quiet, verbose=shown.verbose)
+        self._interrupts = _Interrupts(self._watch)
+        self._people = People(asked=self._watch.asked, alone=self._left_alone)
+        self._running: Running | None = None
+        self._adopted: list[Running] = []
+
+    async def to_end(self, settings: Settings) -> int:
+        watch = self._watch
+        async with Runtime(settings, on_event=self._on_event, on_observation=watch.on_observation) as runtime:
+            begun = await self._begin(runtime, watch)
+            async with self._adopting(runtime):
+                state = await self._state_of(runtime, begun)
+                await self._told_of(runtime, begun.run_id, state)
+                await self._wait_adopted()
+        if watch.lost is not None:
+            raise watch.lost
+        return self._code(state)
+
+    async def _state_of(self, runtime: Runtime, begun: Running | Followed) -> RunState | None:
+        """The run's state once it is over or waits for people only; None where this process was told to stop."""
+        watch = self._watch
+        async with watch:
+            if isinstance(begun, Followed):
+                ended = await begun.read()
+                if isinstance(ended, RunState):
+                    return ended
+                begun = ended
+            self._running = begun
+            with self._interrupts.taken(begun):
+                self._people.attend(runtime.engine, begun)
                 try:
-                    state = await interrupts.wait_end(running)
+                    return await self._interrupts.wait_end(begun)
                 except OwnershipError:
                     raise
                 except JournalError:
                     watch.say(
-                        f"run {running.run_id} stops here. What is recorded stays; once the store takes it again, "
-                        f"go on with: noa resume {running.run_id}"
+                        f"run {begun.run_id} stops here. What is recorded stays; once the store takes it again, "
+                        f"go on with: noa resume {begun.run_id}"
                     )
                     raise
-    if state is None:
-        watch.write(_stopped(running.run_id, cancelled=watch.cancel_recorded(running.run_id)))
-        return NoaCommand.CANCELLED
-    if as_json:
-        print_json(result_dict(state))
-    elif not quiet or state.status != "succeeded":
-        for line in summary_lines(state):
-            watch.write(line, sys.stderr if quiet else sys.stdout)
-    if watch.lost is not None:
-        raise watch.lost
-    return exit_code(state.status)
+
+    def _on_event(self, run: RunId, seq: int, event: Event) -> None:
+        self._watch.on_event(run, seq, event)
+        self._people.on_event(run, event)
+        if isinstance(event, RunReopened) and self._running is not None and run == self._running.run_id:
+            # Which tasks are done again is for the core to say.
+            self._watch.model.settle({path: task.status for path, task in self._running.state.tasks.items()})
+
+    def _left_alone(self) -> None:
+        if not self._shown.wait:
+            self._interrupts.leave()
+
+    async def _told_of(self, runtime: Runtime, run: RunId, state: RunState | None) -> None:
+        watch, shown = self._watch, self._shown
+        if state is None:
+            watch.write(_stopped(run, cancelled=watch.cancel_recorded(run)))
+        elif shown.as_json:
+            print_json(result_dict(state, self._questions(state)))
+        elif not shown.quiet or self._code(state) != NoaCommand.SUCCEEDED:
+            view = watch.model
+            if shown.quiet:  # nobody watched
+                view = ProgressModel(state.plan)
+                for _, event in await runtime.journal.read(state.run_id):
+                    view.apply(event)
+            lines = (
+                summary_lines(state, view)
+                if state.finished
+                else waiting_lines(state, self._questions(state), watch.now_ms)
+            )
+            for line in lines:
+                watch.write(line, sys.stderr if shown.quiet else sys.stdout)
+
+    def _questions(self, state: RunState) -> list[Question]:
+        return [] if state.finished else self._people.questions
+
+    def _code(self, state: RunState | None) -> int:
+        if state is None:
+            return NoaCommand.CANCELLED
+        if self._shown.undoes and state.status == "rolled_back":
+            return NoaCommand.SUCCEEDED
+        return exit_code(state.status if state.finished else "waiting")
+
+    # --- beside it
+
+    @contextlib.asynccontextmanager
+    async def _adopting(self, runtime: Runtime) -> AsyncIterator[None]:
+        if not self._shown.adopt:
+            yield
+            return
+        keeper = asyncio.create_task(runtime.engine.keep_adopting(self._adopt))
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+
+    def _adopt(self, running: Running) -> None:
+        self._adopted.append(running)
+        self._watch.write(f"took over run {running.run_id} ({running.state.plan.name})")
+        running.task.add_done_callback(lambda _: self._adopted_ended(running))
+
+    def _adopted_ended(self, running: Running) -> None:
+        if running.state.finished:
+            self._watch.write(f"run {running.run_id} ({running.state.plan.name}) {_past(running.state.status)}")
+
+    async def _wait_adopted(self) -> None:
+        """Nothing that was taken over is dropped because one's own run is over."""
+        left = [running for running in self._adopted if not running.task.done()]
+        if left:
+            self._watch.write(f"waits for {plural(len(left), 'run')} that it took over; Ctrl-C leaves them to a resume")
+            await asyncio.gather(*(running.wait() for running in left), return_exceptions=True)
+
+
+def _past(status: str) -> str:
+    return {"cancelled": "was cancelled", "rolled_back": "was rolled back"}.get(status, status.replace("_", " "))
 
 
 def _stopped(run: RunId, *, cancelled: bool) -> str:
@@ -81,6 +207,7 @@ class _Interrupts:
         self._watch = watch
         self._running: Running | None = None
         self._stop = asyncio.Event()
+        self._leave = False
         self._count = 0
         self._cancelling: asyncio.Task[None] | None = None
 
@@ -96,13 +223,21 @@ class _Interrupts:
         finally:
             self._release()
 
+    def leave(self) -> None:
+        """Stop waiting for the end: the run waits for people."""
+        if self._count == 0:
+            self._leave = True
+            self._stop.set()
+
     async def wait_end(self, running: Running) -> RunState | None:
-        """The run's last state, or None where it was told to stop."""
+        """The run's last state, or the one in which it was left; None where it was told to stop."""
         end = asyncio.ensure_future(running.wait())
         stop = asyncio.ensure_future(self._stop.wait())
         try:
             await asyncio.wait({end, stop}, return_when=asyncio.FIRST_COMPLETED)
-            return end.result() if end.done() else None
+            if end.done():
+                return end.result()
+            return running.state if self._leave else None
         finally:
             for waiter in (end, stop):
                 waiter.cancel()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import IO
 
+from noa.cli.people import Question, question_lines
+from noa.cli.remarks import remark, subject
 from noa.cli.text import clock_time, duration, one_line, plural
 from noa.cli.watch import Watch
 from noa.model.events import (
@@ -11,19 +13,26 @@ from noa.model.events import (
     AttemptSucceeded,
     CancelRequested,
     Event,
+    Recall,
     RecoveryChosen,
+    RollbackStarted,
     RunCreated,
+    RunReopened,
     RunResumed,
+    SignalApplied,
+    SignalRefused,
     StageFinished,
     StageSkipped,
     StageStarted,
+    Substitute,
     TaskFailed,
     TaskScheduled,
     TaskSkipped,
+    TimerFired,
 )
 from noa.model.execution import Log, Observation, OutputChunk, Progress
 from noa.model.ids import TaskPath
-from noa.monitoring.progress import StageView, TaskView
+from noa.monitoring.progress import Intervention, StageView, TaskView
 
 __all__ = ["LineWatch", "progress_text"]
 
@@ -50,6 +59,7 @@ class LineWatch(Watch):
         self._begun: dict[TaskPath, int] = {}
         self._waiting: set[TaskPath] = set()
         self._output: dict[TaskPath, str] = {}
+        self._asked: set[tuple[str, str, int]] = set()
 
     def show_event(self, event: Event) -> None:
         for text in self._lines(event):
@@ -72,7 +82,7 @@ class LineWatch(Watch):
             self._show_output(task.path, observation.text)
         elif (
             isinstance(observation, Progress)
-            and self._tells(task.stage)
+            and self._tells(task)
             and now_ms - self._told_ms.get(task.path, task.started_ms) >= _PROGRESS_EVERY_MS
         ):
             self._told_ms[task.path] = now_ms
@@ -92,7 +102,19 @@ class LineWatch(Watch):
         model = self.model
         match event:
             case RunCreated():
-                return [f"{event.workflow} started: run {event.run_id}"]
+                fork = f", forked from {event.forked_from} at event {event.forked_at}" if event.forked_from else ""
+                return [f"{event.workflow} started: run {event.run_id}{fork}"]
+            case RunReopened():
+                return [f"{model.workflow} goes on: run {model.run_id}; {_said(model.interventions[-1])}"]
+            case SignalApplied() | SignalRefused():
+                return [_said(model.interventions[-1])]
+            case RollbackStarted():
+                known = model.rollback.total if model.rollback is not None else 0
+                many = f" {plural(known, 'task')}" if known else ""
+                why = f": {one_line(str(event.failure), 300)}" if event.failure is not None else ""
+                return [f"rolling back{many}{why}"]
+            case TimerFired(timer=timer) if timer.startswith("hedge:"):
+                return self._hedged(TaskPath(timer.removeprefix("hedge:")))
             case RunResumed():
                 return [f"{model.workflow} goes on: run {model.run_id}, {plural(model.done, 'task')} done before"]
             case CancelRequested():
@@ -110,7 +132,7 @@ class LineWatch(Watch):
         return self._task_lines(event, view) if view is not None else []
 
     def _task_lines(self, event: Event, task: TaskView) -> list[str]:
-        path = task.path
+        path, name = task.path, subject(task)
         begun = self._begun_unseen(event, task)
         if path in self._output and (task.over or isinstance(event, AttemptFailed)):
             self._show_output(path, "\n")
@@ -122,26 +144,58 @@ class LineWatch(Watch):
             case TaskScheduled():
                 return self._begin(task) if task.sub_workflow else []
             case TaskSkipped(reason=reason):
-                return [f"{path} skipped: {reason}"] if self._tells(task.stage) else []
-            case AttemptFailed(failure=failure, attempt=attempt) if task.status != "cancelled":
-                return [*begun, f"{path} attempt {attempt} failed: {one_line(str(failure), 500)}"]
+                return [f"{name} skipped: {reason}"] if self._tells(task) else []
+            case AttemptFailed(failure=failure, attempt=attempt) if task.status not in ("cancelled", "succeeded"):
+                return [*begun, f"{name} attempt {attempt} failed: {one_line(str(failure), 500)}"]
+            case AttemptFailed() if task.status == "succeeded":
+                return []  # the slower of two, which was told to end
             case RecoveryChosen() if task.status == "retrying":
-                return [f"{path} is tried again in {duration(max(0, task.retry_at_ms - event.at_ms))}"]
+                return [f"{name} is tried again in {duration(max(0, task.retry_at_ms - event.at_ms))}"]
+            case RecoveryChosen(decision=Substitute()):
+                return [f"{name} falls back to {task.fallback or 'another try'}"]
+            case RecoveryChosen(decision=Recall()):
+                return [f"{name} looks for outputs of earlier runs"]
             case TaskFailed():
-                return [f"{path} failed in {duration(task.duration_ms(event.at_ms))}"]
-        if task.over and self._tells(task.stage):
-            degraded = " (degraded)" if task.degraded else ""
-            return [*begun, f"{path} {task.status} in {duration(task.duration_ms(event.at_ms))}{degraded}"]
+                return [f"{name} failed in {duration(task.duration_ms(event.at_ms))}"]
+            case RecoveryChosen() if task.status == "failed":
+                return [f"{name} failed in {duration(task.duration_ms(event.at_ms))}"]
+        if task.over and (self._tells(task) or task.degraded):
+            undone = task.undoes and task.status == "succeeded"
+            why = remark(task, event.at_ms) if task.remarkable else ""
+            took = duration(task.duration_ms(event.at_ms))
+            return [
+                *begun,
+                f"{f'{task.undoes} undone' if undone else f'{name} {task.status}'} in {took}"
+                + (f" ({why})" if why else ""),
+            ]
         return self._stage_progress(task, event.at_ms)
+
+    def _hedged(self, path: TaskPath) -> list[str]:
+        task = self.model.task(path)
+        if task is None or not task.hedge or not self._tells(task):
+            return []
+        return [f"{path} takes long: attempt {task.hedge} begins beside it"]
+
+    def asked(self, questions: list[Question]) -> None:
+        """Say once of each question that it is asked, and how it is answered."""
+        known = self._asked
+        self._asked = {(q.run_id, q.task, q.since_ms) for q in questions}
+        for question in questions:
+            if (question.run_id, question.task, question.since_ms) not in known:
+                first, *rest = question_lines(question, question.since_ms, "")
+                first = first.replace(f" since {duration(0)}", "", 1)
+                self.write(f"{clock_time(question.since_ms)} {first}", self._stream)
+                for line in rest:
+                    self.write(f"{' ' * 9}{line}", self._stream)
 
     def _begin(self, task: TaskView) -> list[str]:
         """Say once of each attempt that it begins."""
-        if self._begun.get(task.path) == task.attempt or not self._tells(task.stage):
+        if self._begun.get(task.path) == task.attempt or not self._tells(task):
             return []
         self._begun[task.path] = task.attempt
         again = f" (attempt {task.attempt})" if task.attempt > 1 else ""
         on = f" on {task.agent}" if task.agent else ""
-        return [f"{task.path} started{on}{again}"]
+        return [f"{subject(task)} started{on}{again}"]
 
     def _begun_unseen(self, event: Event, task: TaskView) -> list[str]:
         """An attempt that ended without anything seen of it had begun; one that was last seen waiting had not."""
@@ -153,20 +207,33 @@ class LineWatch(Watch):
         return []
 
     def _stage_progress(self, task: TaskView, at_ms: int) -> list[str]:
-        stage = self.model.stages[task.stage]
-        if at_ms - self._told_ms.get(stage.name, stage.started_ms) < _PROGRESS_EVERY_MS or not task.over:
+        stage = self.model.stages.get(task.stage) if not task.undoes else self.model.rollback
+        if (
+            stage is None
+            or at_ms - self._told_ms.get(stage.name, stage.started_ms) < _PROGRESS_EVERY_MS
+            or not task.over
+        ):
             return []
         self._told_ms[stage.name] = at_ms
         return [f"{stage.name} {stage.done:,} of {stage.total:,} tasks, {self.model.rate(at_ms):.0f}/s"]
 
-    def _tells(self, stage: str) -> bool:
-        return self._verbose or self.model.stages[stage].total <= _MANY
+    def _tells(self, task: TaskView) -> bool:
+        stage = self.model.rollback if task.undoes else self.model.stages[task.stage]
+        return self._verbose or stage is None or stage.total <= _MANY
 
     def _stage_end(self, stage: StageView) -> str:
         if stage.status == "not_run":
             return f"{stage.name} not run"
         why = f": {one_line(str(stage.failure), 500)}" if stage.failure else ""
         return f"{stage.name} {stage.status} in {duration(stage.duration_ms(stage.finished_ms))}{why}"
+
+
+def _said(done: Intervention) -> str:
+    """`ann answered 'retry' for init/hash: the disk is back`."""
+    about = f" for {done.task}" if done.task and done.task not in done.what else ""
+    why = f": {one_line(done.reason, 300)}" if done.reason else ""
+    refused = f", which was refused: {one_line(done.refused, 300)}" if done.refused else ""
+    return f"{done.actor or 'somebody'} {done.what}{about}{why}{refused}"
 
 
 def progress_text(progress: Progress) -> str:

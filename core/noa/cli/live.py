@@ -11,9 +11,11 @@ from rich.live import Live
 from rich.text import Text
 
 from noa.cli.lines import progress_text
+from noa.cli.people import Question, question_lines
+from noa.cli.remarks import remark
 from noa.cli.text import clock_time, duration, one_line
 from noa.cli.watch import Watch
-from noa.model.events import AttemptFailed, Event
+from noa.model.events import AttemptFailed, Event, SignalApplied, SignalRefused
 from noa.model.execution import Log, Observation, Progress
 from noa.monitoring.progress import ProgressModel, StageView, TaskView
 
@@ -25,13 +27,16 @@ _MARKS = {
     "pending": ("·", "dim"),
     "queued": ("…", "yellow"),
     "retrying": ("↻", "yellow"),
+    "held": ("?", "bold yellow"),
     "succeeded": ("✓", "green"),
     "skipped": ("-", "dim"),
     "not_run": ("-", "dim"),
     "failed": ("✗", "bold red"),
     "cancelled": ("■", "yellow"),
+    "rolled_back": ("↶", "yellow"),
 }
 _BAR = 20
+_ASKED = 3
 
 
 class LiveWatch(Watch):
@@ -45,6 +50,7 @@ class LiveWatch(Watch):
                           vertical_overflow="crop")  # fmt: skip
         self._refresher: asyncio.Task[None] | None = None
         self._note = ""
+        self._questions: list[Question] = []
 
     async def __aenter__(self) -> Self:
         self._live.start()
@@ -56,13 +62,18 @@ class LiveWatch(Watch):
             self._refresher.cancel()
             await asyncio.gather(self._refresher, return_exceptions=True)
         if self.model.finished_ms:
-            self._note = ""
+            self._note, self._questions = "", []
         self._draw()
         self._live.stop()
 
     def show_event(self, event: Event) -> None:
         if isinstance(event, AttemptFailed) and event.failure.code != "CANCELLED":
             self._above(event.at_ms, event.task, f"attempt {event.attempt} failed: {event.failure}", "red")
+        elif isinstance(event, SignalApplied | SignalRefused):
+            done = self.model.interventions[-1]
+            refused = f", which was refused: {done.refused}" if done.refused else ""
+            why = f": {done.reason}" if done.reason else ""
+            self._above(event.at_ms, done.task, f"{done.actor or 'somebody'} {done.what}{why}{refused}", "yellow")
 
     def show_observation(self, task: TaskView, observation: Observation) -> None:
         if isinstance(observation, Log) and (self._verbose or observation.level in ("warning", "error")):
@@ -71,6 +82,9 @@ class LiveWatch(Watch):
 
     def say(self, text: str) -> None:
         self._note = text
+
+    def asked(self, questions: list[Question]) -> None:
+        self._questions = questions
 
     def _above(self, at_ms: int, subject: str, text: str, color: str) -> None:
         line = Text(f"{clock_time(at_ms)} {subject} ", "dim")
@@ -84,10 +98,20 @@ class LiveWatch(Watch):
 
     def _draw(self) -> None:
         width, height = self._console.size
-        lines = draw(self.model, self.now_ms, width=width, height=height - 1)
+        asked = self._hints()[: max(0, height // 2)]
+        lines = [*draw(self.model, self.now_ms, width=width, height=height - 1 - len(asked)), *asked]
         if self._note:
             lines.append(Text(self._note, "yellow", no_wrap=True, overflow="ellipsis"))
         self._live.update(Group(*lines), refresh=True)
+
+    def _hints(self) -> list[Text]:
+        """What people are asked, and how each answers; at most three questions."""
+        lines: list[Text] = []
+        for question in self._questions[:_ASKED]:
+            lines += [Text(text, "yellow", overflow="fold") for text in question_lines(question, self.now_ms, "")]
+        if len(self._questions) > _ASKED:
+            lines.append(Text(f"and {len(self._questions) - _ASKED:,} more: noa why {self.model.run_id}", "yellow"))
+        return [Text(""), *lines] if lines else []
 
 
 def draw(model: ProgressModel, now_ms: int, *, width: int, height: int) -> list[Text]:
@@ -97,7 +121,7 @@ def draw(model: ProgressModel, now_ms: int, *, width: int, height: int) -> list[
     filling what room is left; where even the stages do not fit, those that are over are summed up.
     """
     room = max(4, height - 2)
-    stages = list(model.stages.values())
+    stages = [*model.stages.values(), *([model.rollback] if model.rollback is not None else [])]
     lines = [_header(model, now_ms, width), Text("")]
     if sum(1 + len(s.tasks) for s in stages) <= room and all(s.total == len(s.tasks) for s in stages):
         for stage in stages:
@@ -106,12 +130,12 @@ def draw(model: ProgressModel, now_ms: int, *, width: int, height: int) -> list[
         return lines
     shown = stages
     if len(stages) > room:
-        active = [s for s in stages if s.status in ("running", "failed")]
-        rest = [s for s in stages if s.status == "pending"]
+        active = [s for s in stages if s.status in ("running", "failed") or s is model.rollback]
+        rest = [s for s in stages if s.status == "pending" and s is not model.rollback]
         shown = (active + rest)[: room - 1]
         lines.append(Text(f"  … {len(stages) - len(shown)} more stages", "dim"))
     left = max(0, room - len(shown) - (len(shown) < len(stages)))
-    share = left // max(1, sum(1 for s in shown if s.running or s.queued or s.counts.get("failed")))
+    share = left // max(1, sum(1 for s in shown if s.running or s.queued or s.held or s.counts.get("failed")))
     for stage in shown:
         lines.append(_stage_line(stage, now_ms, width, bar=True))
         lines += [_task_line(t, now_ms, width) for t in _worth_showing(stage, share)]
@@ -128,7 +152,7 @@ def _worth_showing(stage: StageView, most: int) -> list[TaskView]:
                 found.append(task)
                 if len(found) * 2 >= most:
                     break
-    for task in chain(stage.running.values(), stage.queued.values()):
+    for task in chain(stage.held.values(), stage.running.values(), stage.queued.values()):
         if len(found) >= most:
             break
         found.append(task)
@@ -143,8 +167,9 @@ def _header(model: ProgressModel, now_ms: int, width: int) -> Text:
         mark, color = _spin(now_ms), "cyan"
     line.append(f"{mark} ", color)
     line.append(model.workflow, "bold")
-    status = "cancelling" if model.cancelling and not model.finished_ms else model.status
-    line.append(f"  {status}", color)
+    line.append(f"  {model.phase.replace('_', ' ')}", color)
+    if model.degraded:
+        line.append("  degraded", "yellow")
     line.append(f"  {duration(model.duration_ms(now_ms))}")
     line.append(f"  {model.done:,}/{model.total:,} tasks")
     failed = model.counts.get("failed", 0)
@@ -175,6 +200,8 @@ def _stage_line(stage: StageView, now_ms: int, width: int, *, bar: bool = False)
         line.append(f"  {running:,} running", "cyan")
     if bar and (queued := len(stage.queued)):
         line.append(f"  {queued:,} queued", "yellow")
+    if bar and (held := len(stage.held)):
+        line.append(f"  {held:,} held", "yellow")
     if failed := stage.counts.get("failed", 0):
         line.append(f"  {failed:,} failed", "red")
     if stage.started_ms:
@@ -189,6 +216,7 @@ def _task_line(task: TaskView, now_ms: int, width: int) -> Text:
     line = _line("   ")
     line.append(*_mark(task.status, now_ms))
     name = task.path.partition("/")[2] if "[" not in task.path else task.path
+    name = task.undoes or name
     line.append(f" {name}", "dim" if task.status in ("pending", "not_run", "skipped") else "")
     if task.agent and width >= 60:
         line.append(f"  {task.agent}", "dim")
@@ -196,19 +224,21 @@ def _task_line(task: TaskView, now_ms: int, width: int) -> Text:
         line.append(f"  attempt {task.attempt}", "yellow")
     if task.started_ms:
         line.append(f"  {duration(task.duration_ms(now_ms))}", "dim")
-    if task.status == "retrying" and task.retry_at_ms:
-        line.append(f"  again in {duration(max(0, task.retry_at_ms - now_ms))}", "yellow")
-    if task.status == "running":
-        _append_progress(line, task, width)
-    elif task.status == "queued":
+    if task.status == "queued":
         waits = f": {task.activity}" if task.activity not in ("", "queued") else ""
         line.append(f"  queued{waits}", "yellow")
-    elif task.failure is not None:
-        line.append(f"  {one_line(str(task.failure))}", "red")
-    elif task.reason:
-        line.append(f"  {one_line(task.reason)}", "dim")
+    elif task.status == "running":
+        _append_progress(line, task, width)
+    if said := remark(task, now_ms):
+        line.append(f"  {said}", _color(task))
     line.truncate(width, overflow="ellipsis")
     return line
+
+
+def _color(task: TaskView) -> str:
+    if task.status == "failed":
+        return "red"
+    return "yellow" if task.degraded or task.status in ("held", "retrying") else "dim"
 
 
 def _append_progress(line: Text, task: TaskView, width: int) -> None:

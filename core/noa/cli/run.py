@@ -9,8 +9,10 @@ import click
 from noa.cli.command import NoaCommand, home_option, json_option, plugin_option, settings_of
 
 if TYPE_CHECKING:
+    from noa.cli.drive import Followed
     from noa.cli.watch import Watch
     from noa.engine.engine import Running
+    from noa.errors import RunKeyError
     from noa.runtime import Runtime
 
 __all__ = ["command"]
@@ -21,6 +23,11 @@ __all__ = ["command"]
 @click.option("--input", "-i", "inputs", multiple=True, metavar="NAME=VALUE", help="One input of the run; repeatable.")
 @click.option("--inputs", "inputs_file", metavar="FILE.json", help="A JSON object with inputs; - reads stdin.")
 @click.option("--run-id", metavar="ID", help="Name of the run. Default: made from the time.")
+@click.option("--run-key", metavar="KEY", help="Begin it once: the same key again gives the same run.")
+@click.option("--no-wait", is_flag=True, help="Leave a run that waits for nothing but people, with exit code 4.")
+@click.option(
+    "--adopt", is_flag=True, help="Meanwhile take over runs whose process is gone, and see them to their end."
+)
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing but why a run failed.")
 @click.option("--verbose", "-v", is_flag=True, help="Show what tasks log, too.")
 @json_option
@@ -33,7 +40,10 @@ def command(
     inputs: tuple[str, ...],
     inputs_file: str | None,
     run_id: str | None,
+    run_key: str | None,
     *,
+    no_wait: bool,
+    adopt: bool,
     quiet: bool,
     verbose: bool,
     as_json: bool,
@@ -48,6 +58,8 @@ def command(
       noa run etl.yaml -i day=2026-11-22 -i limit=100 -i 'tags=["a","b"]'
       noa run etl.yaml --inputs inputs.json --json > result.json
       noa run hello.yaml --plugin my_agents.py
+      noa run bill.yaml --run-key invoices-2026-11 -i month=2026-11
+      noa run release.yaml --no-wait
 
     The VALUE of --input is read as the type that the definition declares for that input. Where it declares none, VALUE
     is JSON if it reads as JSON (100, true, null, [1, 2], {"a": 1}), otherwise text.
@@ -58,18 +70,32 @@ def command(
     Ctrl-C cancels the run; a second Ctrl-C stops at once, and `noa resume RUN` then finishes the cancellation. Should
     the process die, nothing that was done is lost: `noa resume RUN` goes on.
 
-    Exit codes: 0 succeeded, 1 failed, 2 the definition or the call is wrong, 3 cancelled, 4 waiting.
+    A run that asks a person says what, and which command answers; it stays until somebody does. With --no-wait it is
+    left as soon as nothing but people moves it on, and `noa resume RUN` goes on once they have answered.
+
+    With --run-key there is one run of that key in the store. Given again, with the same definition and inputs, the run
+    of that key is what this command is about: its result is printed if it is over, it is followed to its end if another
+    process drives it, and resumed if nobody does. With another definition or other inputs the call is refused.
+
+    With --adopt the process also takes over runs whose process is gone, and stays until those are over too.
+
+    Exit codes: 0 succeeded, 1 failed or rolled back, 2 the definition or the call is wrong, 3 cancelled, 4 waiting for
+    a person.
     """
-    from noa.cli.drive import drive
+    from noa.cli.drive import Shown, drive
     from noa.cli.inputs import read_inputs
-    from noa.errors import Problem, UsageError
+    from noa.errors import Problem, RunKeyError, UsageError
     from noa.model.ids import RunId
     from noa.monitoring.progress import ProgressModel
+    from noa.runtime import current_actor
 
     if run_id is not None and not _is_name(run_id):
         raise UsageError(f"--run-id '{run_id}': expected 1 to 100 letters, digits, '-' and '_', and not 'latest'")
 
-    async def begin(runtime: Runtime, watch: Watch) -> Running:
+    if run_key is not None and not run_key.strip():
+        raise UsageError("--run-key is empty: name what the run is for, such as invoices-2026-11")
+
+    async def begin(runtime: Runtime, watch: Watch) -> Running | Followed:
         from noa.cli.watch import KEPT_TASKS
         from noa.definitions import explain
 
@@ -79,9 +105,45 @@ def command(
             watch.say(explain(warnings))
         given = read_inputs(inputs, inputs_file, {name: spec.schema for name, spec in plan.inputs.items()})
         watch.model = ProgressModel(plan, keep=KEPT_TASKS)
-        return await runtime.start(plan, given, run_id=RunId(run_id) if run_id else None)
+        try:
+            return await runtime.engine.start(
+                plan,
+                given,
+                run_id=RunId(run_id) if run_id else None,
+                actor=current_actor(),
+                output_uri=runtime.output_uri,
+                key=run_key or "",
+            )
+        except RunKeyError as error:
+            return await _again(runtime, watch, error, wait=not no_wait)
 
-    ctx.exit(drive(settings_of(home, plugins), begin, as_json=as_json, quiet=quiet, verbose=verbose))
+    shown = Shown(as_json=as_json, quiet=quiet, verbose=verbose, wait=not no_wait, adopt=adopt)
+    ctx.exit(drive(settings_of(home, plugins), begin, shown))
+
+
+async def _again(runtime: Runtime, watch: Watch, error: RunKeyError, *, wait: bool) -> Followed:
+    """The run that was begun under the same key, for the same work."""
+    from noa.cli.drive import Followed
+    from noa.cli.follow import follow, read_past
+    from noa.cli.session import is_driven
+    from noa.errors import UsageError
+
+    if not error.same:
+        raise UsageError(
+            f"{error.message}. Nothing was begun. See it with `noa show {error.run_id}`, or give another --run-key",
+            run_id=error.run_id,
+            key=error.key,
+        )
+    past = await read_past(runtime, error.run_id)
+    past.show(watch)
+    if watch.model.finished_ms:
+        what = "it is over, and this is its result"
+    elif is_driven(await runtime.journal.run(past.run_id)):
+        what = "another process drives it; it is followed to its end"
+    else:
+        what = "nobody drives it; it goes on here"
+    watch.write(f"run {past.run_id} was begun under the key '{error.key}' before: {what}")
+    return Followed(past.run_id, lambda: follow(runtime, watch, past, wait=wait))
 
 
 def _is_name(run_id: str) -> bool:

@@ -23,9 +23,12 @@ from noa.plugin import Journal, Registry, RunRecord
 from noa.runtime import Settings, open_journal
 from noa.storage import ObservationStore, is_dead
 
-__all__ = ["History", "Store", "find_run", "is_driven", "now_ms", "open_store", "plugin_needed", "run_async"]
+__all__ = ["OVER", "History", "Store", "find_run", "is_driven", "now_ms", "open_store", "plugin_needed", "run_async"]
 
 T = TypeVar("T")
+
+OVER = frozenset({"succeeded", "failed", "cancelled", "rolled_back", "rollback_failed"})
+"""Statuses of runs that are over, unless they are reopened."""
 
 
 def now_ms() -> int:
@@ -94,6 +97,18 @@ class Store:
         if state is not None:
             view.settle({path: task.status for path, task in state.tasks.items()})
         return History(record, events, plan, state, view, problem)
+
+    async def children(self, history: History) -> list[History]:
+        """The sub-workflows of a run that go on now, and theirs."""
+        state, run = history.state, history.record.run_id
+        if state is None or not any(t.plan.workflow is not None and not t.terminal for t in state.tasks.values()):
+            return []
+        found: list[History] = []
+        for record in await self.journal.runs(limit=None):
+            if record.parent.startswith(f"{run}:") and record.status not in OVER:
+                child = await self.history(record.run_id)
+                found += [child, *await self.children(child)]
+        return found
 
     async def seen(self, history: History) -> dict[TaskPath, Observation]:
         """The latest Stage or Waiting of each task that has an attempt going on."""

@@ -7,6 +7,7 @@ from typing import IO, Self
 
 import click
 
+from noa.cli.people import Question
 from noa.cli.session import now_ms
 from noa.model.events import CancelRequested, Event, RunCreated
 from noa.model.execution import Observation
@@ -57,6 +58,9 @@ class Watch:
 
     def show_observation(self, task: TaskView, observation: Observation) -> None:
         """Called after `model` has it."""
+
+    def asked(self, questions: list[Question]) -> None:
+        """Which tasks wait for a person now; called when that changes."""
 
     def say(self, text: str) -> None:
         """Something that a person must read, such as what a second Ctrl-C does."""

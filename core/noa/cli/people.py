@@ -1,0 +1,183 @@
+"""What people are asked: which tasks of a run and of its sub-workflows are held, and the command that answers each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from noa.cli.text import duration, one_line
+from noa.engine.commands import Execute, SetTimer
+from noa.engine.engine import Engine, Running
+from noa.engine.state import RunState
+from noa.model.events import ANSWERS, Event, RunFinished
+from noa.model.failure import Failure
+from noa.model.ids import ExecutionId, RunId, TaskPath, execution_id
+
+__all__ = ["People", "Question", "answer_command", "question_lines", "questions_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked about one held task.
+
+    Attributes:
+        text: As the definition puts it; may be empty.
+        choices: Answers that are taken.
+        since_ms: When it was asked, UTC epoch milliseconds.
+        default: The answer that counts at `due_ms` where nobody gave one; empty where it waits for ever.
+        failure: Of the attempt after which it was asked.
+    """
+
+    run_id: RunId
+    task: TaskPath
+    text: str
+    choices: tuple[str, ...]
+    since_ms: int
+    default: str = ""
+    due_ms: int | None = None
+    failure: Failure | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        import msgspec
+
+        return {
+            "run_id": self.run_id,
+            "task": self.task,
+            "question": self.text,
+            "choices": list(self.choices),
+            "since_ms": self.since_ms,
+            "default": self.default or None,
+            "due_ms": self.due_ms,
+            "failure": msgspec.to_builtins(self.failure) if self.failure is not None else None,
+            "answer_with": answer_command(self.run_id, self.task, self.choices),
+        }
+
+
+def answer_command(run: str, task: str, choices: tuple[str, ...]) -> str:
+    """The command that gives the first of the choices, ready to be typed."""
+    first = choices[0] if choices else "retry"
+    outputs = " --outputs '{}'" if first == "override" else ""
+    return f"noa answer {run} {_quoted(task)} {first}{outputs}"
+
+
+def _quoted(task: str) -> str:
+    """A task of a block has brackets, which a shell would read as a pattern."""
+    return f"'{task}'" if "[" in task or "~" in task else task
+
+
+def questions_of(state: RunState) -> list[Question]:
+    """What is asked in this run, in the order in which it was asked; not what its sub-workflows ask."""
+    found = []
+    for path, task in state.held.items():
+        hold = task.hold
+        if hold is None:
+            continue
+        timer = state.pending.get(f"timer:hold:{path}")
+        due_ms = timer.due_ms if isinstance(timer, SetTimer) else None
+        default = hold.on_timeout if due_ms is not None else ""
+        choices = tuple(hold.choices) or ANSWERS
+        if task.undoes is not None:
+            choices = tuple(choice for choice in choices if choice != "rollback")
+        found.append(
+            Question(state.run_id, path, hold.question, choices, task.changed_ms, default, due_ms, task.failure)
+        )
+    return found
+
+
+def question_lines(question: Question, now_ms: int, indent: str = "  ") -> list[str]:
+    """A question for people: what it is about, why, how to answer, what happens if nobody does."""
+    asked = one_line(question.text, 500) or "it failed; what is to be done?"
+    since = duration(max(0, now_ms - question.since_ms))
+    lines = [f"{indent}{question.task} waits for a person since {since}: {asked}"]
+    if question.failure is not None:
+        lines.append(f"{indent}  failed with   {one_line(str(question.failure), 300)}")
+    others = ", ".join(question.choices[1:])
+    more = f"   (or: {others})" if others else ""
+    lines.append(f"{indent}  answer with   {answer_command(question.run_id, question.task, question.choices)}{more}")
+    if question.due_ms is not None:
+        left = duration(max(0, question.due_ms - now_ms))
+        lines.append(f"{indent}  otherwise     '{question.default}' counts in {left}")
+    return lines
+
+
+class People:
+    """Watches a run that goes on in this process, with its sub-workflows, for tasks that wait for a person.
+
+    Args:
+        asked: Told of all open questions whenever they change.
+        alone: Told when nothing but people moves the run on.
+    """
+
+    def __init__(self, *, asked: Callable[[list[Question]], None], alone: Callable[[], None]) -> None:
+        self._asked = asked
+        self._alone = alone
+        self._engine: Engine | None = None
+        self._root: Running | None = None
+        self._children: dict[ExecutionId, RunId] = {}
+        self._holding: set[RunId] = set()
+        self._told: list[Question] = []
+
+    @property
+    def questions(self) -> list[Question]:
+        """What is asked now."""
+        return self._told
+
+    def attend(self, engine: Engine, root: Running) -> None:
+        """Begin to watch this run."""
+        self._engine, self._root = engine, root
+        self._look(root.run_id)
+
+    def on_event(self, run: RunId, event: Event) -> None:
+        """Something happened in a run of this process."""
+        if self._engine is None:
+            return
+        if isinstance(event, RunFinished):
+            self._holding.discard(run)
+        self._look(run)
+
+    def _look(self, run: RunId) -> None:
+        assert self._engine is not None
+        assert self._root is not None
+        running = self._engine.running(run)
+        if running is not None:
+            state = running.state
+            if state.parent:
+                self._children[ExecutionId(state.parent)] = run
+            if state.held:
+                self._holding.add(run)
+            else:
+                self._holding.discard(run)
+        if not self._holding and not self._told:
+            return
+        found = [
+            question
+            for holder in sorted(self._holding)
+            if (held := self._engine.running(holder)) is not None
+            for question in questions_of(held.state)
+        ]
+        if found != self._told:
+            self._told = found
+            self._asked(found)
+        if found and self._waits(self._root.state):
+            self._alone()
+
+    def _waits(self, state: RunState) -> bool:
+        """Whether nothing but people (and the time that they have) moves this run on."""
+        waits = bool(state.held)
+        for command in state.pending.values():
+            if isinstance(command, SetTimer):
+                if command.timer.startswith(("retry:", "hedge:")):
+                    return False
+            elif isinstance(command, Execute) and self._child_waits(state, command):
+                waits = True
+            else:
+                return False
+        return waits
+
+    def _child_waits(self, state: RunState, command: Execute) -> bool:
+        assert self._engine is not None
+        run = self._children.get(execution_id(state.run_id, command.task, command.attempt))
+        child = self._engine.running(run) if run is not None else None
+        return child is not None and self._waits(child.state)

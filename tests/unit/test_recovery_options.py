@@ -186,8 +186,8 @@ LEAF = {"score": Expression("failure.details.score", roots=("failure",))}
 @pytest.mark.parametrize(
     ("name", "options", "decision"),
     [
-        ("fallback", {"to": [{"inputs": LEAF}]}, Substitute(inputs=LEAF)),
-        ("fallback", {"to": [{"inputs": MAPPING_EXPRESSION}]}, Substitute(inputs=MAPPING_EXPRESSION)),
+        ("fallback", {"to": [{"inputs": LEAF}]}, Substitute(inputs=LEAF, afresh=True)),
+        ("fallback", {"to": [{"inputs": MAPPING_EXPRESSION}]}, Substitute(inputs=MAPPING_EXPRESSION, afresh=True)),
         ("degrade", {"outputs": LEAF}, Complete(LEAF, degraded=True)),
         ("degrade", {"outputs": MAPPING_EXPRESSION}, Complete(MAPPING_EXPRESSION, degraded=True)),
         ("fail", {"message": TEXT_EXPRESSION, "code": "NO_STOCK"}, Fail("NO_STOCK", TEXT_EXPRESSION)),

@@ -26,6 +26,8 @@ __all__ = [
     "Event",
     "Fail",
     "Hold",
+    "HoldKind",
+    "HoldResolved",
     "LateResult",
     "Recall",
     "Recalled",
@@ -42,10 +44,12 @@ __all__ = [
     "SignalRefused",
     "Skip",
     "StageFinished",
+    "StageHeld",
     "StageSkipped",
     "StageStarted",
     "Substitute",
     "TaskFailed",
+    "TaskHeld",
     "TaskScheduled",
     "TaskSkipped",
     "TimerFired",
@@ -56,6 +60,9 @@ __all__ = [
 RunStatus: TypeAlias = Literal[
     "pending", "running", "waiting", "succeeded", "failed", "cancelled", "rolled_back", "rollback_failed"
 ]
+
+
+HoldKind: TypeAlias = Literal["ask", "approval", "policy", "breakpoint", "step", "failure"]
 
 
 class _Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", kw_only=True):
@@ -119,13 +126,26 @@ class Hold(_Decision, frozen=True, tag="hold"):
         question: For the person.
         choices: Answers that are taken; empty means all of `ANSWERS`.
         timeout_ms: How long; None waits for ever.
-        on_timeout: The answer that counts when nobody gave one in time.
+        on_timeout: The answer that counts when nobody gave one in time; "escalate" asks `escalate_to` from then on.
+        kind: What holds: "ask" (a recovery strategy), "approval", "policy", or of the debugger "breakpoint", "step",
+            "failure".
+        approvers: Who may answer; empty is anybody.
+        quorum: How many must approve.
+        four_eyes: Whether who began the run, or changed the task, may not approve it.
+        escalate_to: Who may answer once the time is over.
+        show: What the person should see; JSON.
     """
 
     question: str = ""
     choices: list[str] = []
     timeout_ms: int | None = None
     on_timeout: str = "fail"
+    kind: HoldKind = "ask"
+    approvers: list[str] = []
+    quorum: int = 1
+    four_eyes: bool = False
+    escalate_to: list[str] = []
+    show: dict[str, Any] = {}
 
 
 Decision: TypeAlias = Retry | Substitute | Complete | Recall | Skip | Fail | Rollback | Hold
@@ -154,6 +174,8 @@ class RunCreated(_Event, frozen=True, tag="run_created"):
     Attributes:
         definitions: SHA-256 of the pinned texts by the name under which they are found; the root is "".
         parent: Execution id of the task whose sub-workflow this is, else empty.
+        expected_ms: How long tasks are expected to take by `stage/task`, learned from earlier runs; what is first in line
+            follows from it.
         key: Idempotency key under which it was started, else empty.
         forked_from: Run whose past it shares, else empty.
         forked_at: Sequence number of the last event that it shares.
@@ -165,6 +187,7 @@ class RunCreated(_Event, frozen=True, tag="run_created"):
     definitions: dict[str, str]
     inputs: dict[str, Any] = {}
     mode: str = "auto"
+    expected_ms: dict[str, int] = {}
     actor: str = ""
     parent: str = ""
     output_uri: str = ""
@@ -298,6 +321,36 @@ class CancelRequested(_Event, frozen=True, tag="cancel_requested"):
     signal: str = ""
 
 
+class TaskHeld(_Event, frozen=True, tag="task_held"):
+    """A task is not begun, or not recovered, before somebody says so. `inputs` are those that it would be given."""
+
+    task: TaskPath
+    hold: Hold
+    inputs: dict[str, Any] = {}
+
+
+class StageHeld(_Event, frozen=True, tag="stage_held"):
+    """A stage is not opened before somebody says so."""
+
+    stage: str
+    hold: Hold
+
+
+class HoldResolved(_Event, frozen=True, tag="hold_resolved"):
+    """A hold was answered without a person.
+
+    Attributes:
+        subject: Path of the task, or name of the stage.
+        answer: As a person could have given it.
+        by: What answered, such as "mode auto".
+    """
+
+    subject: str
+    answer: str
+    by: str
+    reason: str = ""
+
+
 class Recalled(_Event, frozen=True, tag="recalled"):
     """The store was asked for outputs that are kept.
 
@@ -396,6 +449,9 @@ Event: TypeAlias = (
     | TaskFailed
     | TimerFired
     | CancelRequested
+    | TaskHeld
+    | StageHeld
+    | HoldResolved
     | Recalled
     | SignalApplied
     | SignalRefused

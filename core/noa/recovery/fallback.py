@@ -20,7 +20,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Alternative(Options):
-    """What is asked instead. At least one of `agent`, `action` and `inputs`."""
+    """What is asked instead: at least one of `agent`, `action` and `inputs`; what is left out is as the task says."""
 
     noa_target: ClassVar[bool] = True
     """The compiler checks its agent and action like those of a task."""
@@ -77,7 +77,7 @@ class FallbackStrategy(RecoveryStrategy):
         if past.switches >= len(options.to):
             return None
         chosen = options.to[past.switches]
-        return Substitute(agent=chosen.agent, action=chosen.action, inputs=chosen.inputs)
+        return Substitute(agent=chosen.agent, action=chosen.action, inputs=chosen.inputs, afresh=True)
 
 
 def _again(failure: Failure, past: Attempted, current: Alternative) -> Decision | None:

@@ -44,7 +44,9 @@ def _mapping(value: Any) -> Any:
     )
 
 
-FailureCode = Annotated[str, AfterValidator(_code), WithJsonSchema({"type": "string", "pattern": f"^({_CODE.pattern})$"})]
+FailureCode = Annotated[
+    str, AfterValidator(_code), WithJsonSchema({"type": "string", "pattern": f"^({_CODE.pattern})$"})
+]
 """A code of docs/errors.md or of an agent's own; `*` is every code."""
 
 Duration = Annotated[DurationMs, PlainSerializer(lambda ms: f"{ms}ms", return_type=str, when_used="json")]

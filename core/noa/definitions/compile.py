@@ -376,6 +376,8 @@ class _Compiler:
         secrets = self._secrets(model, inputs, path)
         cache = self._cache(model, path, block.where)
         recovery = self._task_recovery(model, path, block.failed)
+        for spec in recovery or ():
+            add_reads(task.reads, spec.options)
         add_reads(task.reads, when)
         add_reads(task.reads, inputs)
         if cache is not None:

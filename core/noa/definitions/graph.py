@@ -158,8 +158,10 @@ def _task_line(task: TaskPlan, template: BlockTemplate, width: int) -> str:
     waits = [f"{template.tasks[edge.index].name} ({edge.kind})" for edge in task.edges]
     waits += [f"{d.stage}/{d.task} (data)" if d.task else f"{d.stage} (data)" for d in task.depends_on]
     waits += [f"{pool} {_amount(pool, amount)} (resource)" for pool, amount in task.resources.items()]
+    after = f"  after {', '.join(waits)}" if waits else ""
     when = f"  when {task.when.text}" if task.when else ""
-    return f"{task.name:{width}}  {asked}" + (f"  after {', '.join(waits)}" if waits else "") + when
+    undo = f"  undone by {task.compensate.agent} · {task.compensate.action}" if task.compensate else ""
+    return f"{task.name:{width}}  {asked}{after}{when}{undo}"
 
 
 def plan_mermaid(plan: Plan) -> str:
@@ -226,6 +228,7 @@ def _stage_dict(stage: StagePlan) -> dict[str, Any]:
 
 
 def _task_dict(task: TaskPlan, template: BlockTemplate) -> dict[str, Any]:
+    undo = task.compensate
     edges = [{"task": template.tasks[edge.index].name, "kind": edge.kind} for edge in task.edges]
     edges += [{"stage": d.stage, **({"task": d.task} if d.task else {}), "kind": "data"} for d in task.depends_on]
     return {
@@ -233,6 +236,7 @@ def _task_dict(task: TaskPlan, template: BlockTemplate) -> dict[str, Any]:
         "agent": task.agent,
         "action": task.action,
         "workflow": task.workflow,
+        "compensate": {"agent": undo.agent, "action": undo.action} if undo else None,
         "after": edges,
         "resources": dict(task.resources),
         "when": task.when.text if task.when else None,

@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from noa.definitions.quantities import DurationMs, Quantity
+from noa.model.plan import Expression
 
 __all__ = [
     "AgentModel",
@@ -68,7 +69,9 @@ class ExpressionText(str):
         return {"anyOf": [{"type": "string", "minLength": 1}, {"type": "boolean"}], "title": "CEL expression"}
 
     @classmethod
-    def _validate(cls, value: Any) -> ExpressionText:
+    def _validate(cls, value: Any) -> ExpressionText | Expression:
+        if isinstance(value, Expression):  # a strategy's options are read again once they are compiled
+            return value
         if isinstance(value, bool):
             return cls("true" if value else "false")
         if not isinstance(value, str):

@@ -78,8 +78,9 @@ class ChainCompiler:
             self._refuse(strategy, error, below)
             return None
         plain = model.model_dump(mode="json", by_alias=True)
+        before = len(self.problems)
         made = _Options(self, where, asked).compiled(model, plain, below)
-        if made is not plain:
+        if made is not plain and len(self.problems) == before:
             self._check_places(strategy, made, below)
         return StrategySpec(name, made, self.source.position(below, key=True))
 

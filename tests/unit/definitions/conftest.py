@@ -128,6 +128,17 @@ class TestPlugin:
         return AGENTS
 
 
+class Strategies:
+    """A plugin with these strategies."""
+
+    def __init__(self, strategies: Sequence[Any]) -> None:
+        self.strategies = strategies
+
+    @hookimpl
+    def noa_recovery_strategies(self) -> Sequence[Any]:
+        return self.strategies
+
+
 @pytest.fixture(scope="session")
 def registry() -> Registry:
     made = Registry()
@@ -143,6 +154,19 @@ def plan_of(registry: Registry) -> Callable[..., Plan]:
         return parse_plan(text, "t.yaml", registry=registry, **options)
 
     return compile_text
+
+
+@pytest.fixture(scope="session")
+def plan_with() -> Callable[..., Callable[..., Plan]]:
+    """Make a `plan_of` that knows the recovery strategies that it is given beside those of all tests."""
+
+    def compiler(*strategies: Any) -> Callable[..., Plan]:
+        made = Registry()
+        made.register(TestPlugin(), "tests")
+        made.register(Strategies(strategies), "more")
+        return lambda text, **options: parse_plan(text, "t.yaml", registry=made, **options)
+
+    return compiler
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from noa.cli.command import NoaCommand, home_option, json_option, print_json, se
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from noa.cli.session import Store
+    from noa.plugin import Journal
     from noa.storage.collection import Collected
     from noa.storage.sqlite import SqliteJournal
 
@@ -72,8 +72,8 @@ def command(
 
     async def collect() -> Collected:
         async with open_store(settings) as store:
-            journal = sqlite_journal(store, "noa gc")
-            artifacts, note = artifact_folder(store)
+            journal = sqlite_journal(store.journal, "noa gc")
+            artifacts, note = artifact_folder(journal, store.home)
             collector = Collector(
                 journal,
                 artifacts=artifacts,
@@ -92,8 +92,8 @@ def command(
         _show(found, dry_run=dry_run)
 
 
-def sqlite_journal(store: Store, who: str) -> SqliteJournal:
-    """The journal of a store, where it is one that this command knows.
+def sqlite_journal(journal: Journal, who: str) -> SqliteJournal:
+    """A journal, where it is one that this command knows.
 
     Raises:
         UsageError: It is of a plugin.
@@ -101,21 +101,20 @@ def sqlite_journal(store: Store, who: str) -> SqliteJournal:
     from noa.errors import UsageError
     from noa.storage.sqlite import SqliteJournal
 
-    if not isinstance(store.journal, SqliteJournal):
+    if not isinstance(journal, SqliteJournal):
         raise UsageError(
-            f"{who} knows stores in SQLite files only, and NOA_JOURNAL names a {type(store.journal).__name__}. "
+            f"{who} knows stores in SQLite files only, and NOA_JOURNAL names a {type(journal).__name__}. "
             "Use the tools of that store"
         )
-    return store.journal
+    return journal
 
 
-def artifact_folder(store: Store) -> tuple[Path | None, str]:
+def artifact_folder(journal: SqliteJournal, home: Path) -> tuple[Path | None, str]:
     """Where the artifacts of this store are; None and the reason where others may use that folder too."""
-    other = store.home / "noa.db"
-    journal = sqlite_journal(store, "noa")
+    other = home / "noa.db"
     if other.exists() and not other.samefile(journal.path):
         return None, f"artifacts stay, for {other} uses them too and was not looked at"
-    return store.home / "artifacts", ""
+    return home / "artifacts", ""
 
 
 def size(size_bytes: int) -> str:

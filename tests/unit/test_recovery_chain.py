@@ -180,7 +180,7 @@ def test_time_of_an_alternative_begins_with_its_first_attempt() -> None:
     chain = Chain([{"fallback": [{"agent": "b", "retry": retry}, {"agent": "c", "retry": retry}]}])
     decisions = follow(chain, lambda _: failed(), 40, took_ms=4_000)
     again = [Retry(10_000), Retry(10_000)]
-    assert decisions == [Substitute(agent="b", afresh=True), *again, Substitute(agent="c", afresh=True), *again, None]
+    assert decisions == [Substitute(agent="b"), *again, Substitute(agent="c"), *again, None]
 
 
 def test_first_delay_of_an_alternative_does_not_follow_from_that_of_the_one_before() -> None:
@@ -188,12 +188,12 @@ def test_first_delay_of_an_alternative_does_not_follow_from_that_of_the_one_befo
     chain = Chain([{"fallback": [{"agent": "b", "retry": retry}, {"agent": "c", "retry": retry}]}])
     decisions = follow(chain, lambda _: failed(), 40, jitter=1.0)
     again = [Retry(3_000), Retry(9_000)]
-    assert decisions == [Substitute(agent="b", afresh=True), *again, Substitute(agent="c", afresh=True), *again, None]
+    assert decisions == [Substitute(agent="b"), *again, Substitute(agent="c"), *again, None]
 
 
 def test_fallback_leaves_a_failure_that_it_does_not_take_to_the_next_strategy() -> None:
     chain = Chain([{"fallback": {"to": [{"agent": "b"}, {"agent": "c"}], "on": ["LOST"]}}, "skip"])
-    assert chain.fail(failed("LOST")) == Substitute(agent="b", afresh=True)
+    assert chain.fail(failed("LOST")) == Substitute(agent="b")
     assert chain.fail(failed("BROKEN")) == STRATEGIES["skip"].recover(failed(), past(), chain.parts[1][1])
 
 

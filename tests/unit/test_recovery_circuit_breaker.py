@@ -258,6 +258,8 @@ def test_a_clock_that_was_put_back_does_not_keep_it_open(rate: float | None) -> 
         ({}, "QUEUE_TIMEOUT", False),
         ({"on": ["INVALID_INPUT"]}, "INVALID_INPUT", True),
         ({"on": ["INVALID_INPUT"]}, "LOST", False),
+        ({"on": ["*"]}, "LOST", True),
+        ({"on": ["*"]}, "CANCELLED", False),
         ({"not_on": ["LOST"]}, "LOST", False),
         ({"not_on": ["LOST"]}, "INVALID_INPUT", False),
     ],

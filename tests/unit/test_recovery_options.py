@@ -28,7 +28,7 @@ from noa.recovery.ask import Answer
 from noa.sdk import Agent, action
 
 CODES = st.lists(st.sampled_from(["LOST", "BROKEN", "HTTP_503"]), min_size=1)
-FILTER = {"on": CODES, "not_on": CODES}
+FILTER = {"on": CODES | st.just(["*"]), "not_on": CODES}
 DURATION = st.one_of(
     st.integers(1, 10**6),
     st.floats(0.001, 10**6),
@@ -186,8 +186,8 @@ LEAF = {"score": Expression("failure.details.score", roots=("failure",))}
 @pytest.mark.parametrize(
     ("name", "options", "decision"),
     [
-        ("fallback", {"to": [{"inputs": LEAF}]}, Substitute(inputs=LEAF, afresh=True)),
-        ("fallback", {"to": [{"inputs": MAPPING_EXPRESSION}]}, Substitute(inputs=MAPPING_EXPRESSION, afresh=True)),
+        ("fallback", {"to": [{"inputs": LEAF}]}, Substitute(inputs=LEAF)),
+        ("fallback", {"to": [{"inputs": MAPPING_EXPRESSION}]}, Substitute(inputs=MAPPING_EXPRESSION)),
         ("degrade", {"outputs": LEAF}, Complete(LEAF, degraded=True)),
         ("degrade", {"outputs": MAPPING_EXPRESSION}, Complete(MAPPING_EXPRESSION, degraded=True)),
         ("fail", {"message": TEXT_EXPRESSION, "code": "NO_STOCK"}, Fail("NO_STOCK", TEXT_EXPRESSION)),
@@ -245,6 +245,8 @@ WRONG: list[tuple[Any, str]] = [
     ({"degrade": {"outputs": 3}}, "'outputs': expected a mapping, or one expression ${{ … }} that gives one, got a"),
     ({"skip": {"of": ["LOST"]}}, "unknown key 'of'. Known: not_on, on."),
     ({"fail": {"code": "no stock"}}, "'code': expected a failure code such as 'AGENT_LOST', got 'no stock'"),
+    ({"fail": {"code": "*"}}, "'code': expected a failure code such as 'AGENT_LOST', got '*'"),
+    ({"skip": {"not_on": ["*"]}}, "'not_on': expected a failure code such as 'AGENT_LOST', got '*'"),
     ({"fail": {"message": 3}}, "'message': expected text, got a number (3)"),
     ({"ask": {"choices": ["shrug"]}}, "'choices': expected one of retry, skip, override, fail, rollback, got text"),
     ({"ask": {"choices": ["skip", "skip"]}}, "'choices': 'skip' stands there more than once"),

@@ -106,6 +106,8 @@ def test_gives_up_when_the_time_of_the_task_is_over() -> None:
         ({}, "LOST", True, True),
         ({}, "LOST", False, False),
         ({"on": ["LOST"]}, "LOST", False, True),
+        ({"on": ["*"]}, "LOST", False, True),
+        ({"on": ["*"], "not_on": ["LOST"]}, "LOST", True, False),
         ({"on": ["LOST"]}, "BROKEN", True, False),
         ({"not_on": ["LOST"]}, "LOST", True, False),
         ({"not_on": ["LOST"]}, "BROKEN", True, True),

@@ -41,8 +41,9 @@ class CircuitBreakerOptions(FilteredOptions):
     )
 
     def takes(self, failure: Failure) -> bool:
-        """Whether a failure counts: by default all but those that say nothing of the agent."""
-        return (self.on is not None or failure.code not in _NOT_OF_THE_AGENT) and super().takes(failure)
+        """Whether a failure counts. One that says nothing of the agent does where it is named only."""
+        of_the_agent = failure.code not in _NOT_OF_THE_AGENT or failure.code in (self.on or ())
+        return of_the_agent and super().takes(failure)
 
 
 @dataclass(frozen=True, slots=True)

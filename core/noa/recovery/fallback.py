@@ -77,7 +77,7 @@ class FallbackStrategy(RecoveryStrategy):
         if past.switches >= len(options.to):
             return None
         chosen = options.to[past.switches]
-        return Substitute(agent=chosen.agent, action=chosen.action, inputs=chosen.inputs, afresh=True)
+        return Substitute(agent=chosen.agent, action=chosen.action, inputs=chosen.inputs)
 
 
 def _again(failure: Failure, past: Attempted, current: Alternative) -> Decision | None:

@@ -13,12 +13,21 @@ from noa.definitions.quantities import DurationMs
 from noa.model.failure import Failure
 from noa.model.plan import Expression, Interpolation
 
-__all__ = ["MAX_DELAY_S", "Duration", "FailureCode", "FilteredOptions", "JsonTemplate", "Options", "TextTemplate"]
+__all__ = [
+    "MAX_DELAY_S",
+    "Duration",
+    "FailureCode",
+    "FailureCodes",
+    "FilteredOptions",
+    "JsonTemplate",
+    "Options",
+    "TextTemplate",
+]
 
 MAX_DELAY_S = 10 * 365 * 86_400
 """No delay is longer: ten years."""
 
-_CODE = re.compile(r"[A-Z][A-Z0-9_]*|\*")
+_CODE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
 def _code(value: str) -> str:
@@ -27,6 +36,10 @@ def _code(value: str) -> str:
     raise PydanticCustomError(
         "failure_code", "expected a failure code such as 'AGENT_LOST', got {got}", {"got": repr(value[:100])}
     )
+
+
+def _code_or_all(value: str) -> str:
+    return value if value == "*" else _code(value)
 
 
 def _text(value: Any) -> Any:
@@ -44,10 +57,20 @@ def _mapping(value: Any) -> Any:
     )
 
 
-FailureCode = Annotated[
-    str, AfterValidator(_code), WithJsonSchema({"type": "string", "pattern": f"^({_CODE.pattern})$"})
+FailureCode = Annotated[str, AfterValidator(_code), WithJsonSchema({"type": "string", "pattern": f"^{_CODE.pattern}$"})]
+"""A code of docs/errors.md or of an agent's own."""
+
+FailureCodes = Annotated[
+    list[
+        Annotated[
+            str,
+            AfterValidator(_code_or_all),
+            WithJsonSchema({"type": "string", "pattern": rf"^({_CODE.pattern}|\*)$"}),
+        ]
+    ],
+    Field(min_length=1),
 ]
-"""A code of docs/errors.md or of an agent's own; `*` is every code."""
+"""Codes that are answered; `*` is every code."""
 
 Duration = Annotated[DurationMs, PlainSerializer(lambda ms: f"{ms}ms", return_type=str, when_used="json")]
 """A duration: written as text or seconds, held as milliseconds, dumped as text, which is read again as the same."""
@@ -72,8 +95,8 @@ class Options(BaseModel):
 class FilteredOptions(Options):
     """Options of a strategy that answers some failures and leaves the others to the next one of the list."""
 
-    on: Annotated[list[FailureCode], Field(min_length=1)] | None = Field(
-        None, description="Failure codes that it answers. Without it: every one."
+    on: FailureCodes | None = Field(
+        None, description="Failure codes that it answers. Without it, or with '*': every one."
     )
     not_on: list[FailureCode] = Field(default_factory=list, description="Failure codes that it does not answer.")
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from noa.model.events import Decision, Retry
 from noa.model.failure import Failure
 from noa.plugin import Attempted, RecoveryStrategy
-from noa.recovery.options import MAX_DELAY_S, Duration, FailureCode, FilteredOptions
+from noa.recovery.options import MAX_DELAY_S, Duration, FailureCode, FailureCodes, FilteredOptions
 
 __all__ = ["RetryOptions", "RetryStrategy", "backoff_ms", "retry_of"]
 
@@ -44,8 +44,8 @@ class RetryOptions(FilteredOptions):
         le=1,
         description="Part of the delay that is random: 0.2 gives 80 to 100 %. Of no use with decorrelated.",
     )
-    on: Annotated[list[FailureCode], Field(min_length=1)] | None = Field(
-        None, description="Failure codes to retry. Without it: every failure that its agent calls retryable."
+    on: FailureCodes | None = Field(
+        None, description="Failure codes to retry, '*' is every one. Without it: what its agent calls retryable."
     )
     not_on: list[FailureCode] = Field(default_factory=list, description="Failure codes not to retry.")
 

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from noa.cli.command import NoaCommand, print_json
 from noa.cli.people import People, Question
+from noa.cli.remarks import ended
 from noa.cli.session import run_async
 from noa.cli.summary import exit_code, result_dict, summary_lines, waiting_lines
 from noa.cli.text import plural
@@ -144,7 +145,7 @@ class _Drive:
             lines = (
                 summary_lines(state, view)
                 if state.finished
-                else waiting_lines(state, self._questions(state), watch.now_ms)
+                else waiting_lines(state, [] if watch.tells_questions else self._questions(state), watch.now_ms)
             )
             for line in lines:
                 watch.write(line, sys.stderr if shown.quiet else sys.stdout)
@@ -180,7 +181,7 @@ class _Drive:
 
     def _adopted_ended(self, running: Running) -> None:
         if running.state.finished:
-            self._watch.write(f"run {running.run_id} ({running.state.plan.name}) {_past(running.state.status)}")
+            self._watch.write(f"run {running.run_id} ({running.state.plan.name}) {ended(running.state.status)}")
 
     async def _wait_adopted(self) -> None:
         """Nothing that was taken over is dropped because one's own run is over."""
@@ -188,10 +189,6 @@ class _Drive:
         if left:
             self._watch.write(f"waits for {plural(len(left), 'run')} that it took over; Ctrl-C leaves them to a resume")
             await asyncio.gather(*(running.wait() for running in left), return_exceptions=True)
-
-
-def _past(status: str) -> str:
-    return {"cancelled": "was cancelled", "rolled_back": "was rolled back"}.get(status, status.replace("_", " "))
 
 
 def _stopped(run: RunId, *, cancelled: bool) -> str:

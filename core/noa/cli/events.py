@@ -39,7 +39,7 @@ def command(run: str, *, follow: bool, types: tuple[str, ...], as_json: bool, ho
     """
     import asyncio
 
-    from noa.cli.session import open_store, run_async
+    from noa.cli.session import OVER, open_store, run_async
     from noa.model.events import RunFinished
 
     _check_types(types)
@@ -55,14 +55,11 @@ def command(run: str, *, follow: bool, types: tuple[str, ...], as_json: bool, ho
                     after = seq
                 if not follow or (batch and isinstance(batch[-1][1], RunFinished)):
                     return
-                if not batch and (await store.journal.run(record.run_id)).status in _OVER:
+                if not batch and (await store.journal.run(record.run_id)).status in OVER:
                     return
                 await asyncio.sleep(_POLL_S)
 
     run_async(print_all)
-
-
-_OVER = frozenset({"succeeded", "failed", "cancelled", "rolled_back", "rollback_failed"})
 
 
 def _check_types(types: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import IO
 
 from noa.cli.people import Question, question_lines
-from noa.cli.remarks import remark, subject
+from noa.cli.remarks import intervention, remark, subject
 from noa.cli.text import clock_time, duration, one_line, plural
 from noa.cli.watch import Watch
 from noa.model.events import (
@@ -32,7 +32,7 @@ from noa.model.events import (
 )
 from noa.model.execution import Log, Observation, OutputChunk, Progress
 from noa.model.ids import TaskPath
-from noa.monitoring.progress import Intervention, StageView, TaskView
+from noa.monitoring.progress import StageView, TaskView
 
 __all__ = ["LineWatch", "progress_text"]
 
@@ -50,6 +50,8 @@ class LineWatch(Watch):
     Args:
         verbose: Also every log line, output as it is made, and single tasks of large stages.
     """
+
+    tells_questions = True
 
     def __init__(self, stream: IO[str], *, verbose: bool = False) -> None:
         super().__init__()
@@ -105,16 +107,21 @@ class LineWatch(Watch):
                 fork = f", forked from {event.forked_from} at event {event.forked_at}" if event.forked_from else ""
                 return [f"{event.workflow} started: run {event.run_id}{fork}"]
             case RunReopened():
-                return [f"{model.workflow} goes on: run {model.run_id}; {_said(model.interventions[-1])}"]
+                kept = model.counts.get("succeeded", 0) + model.counts.get("skipped", 0)
+                done = f", {plural(kept, 'task')} done before" if not event.rollback else ""
+                said = intervention(model.interventions[-1])
+                return [f"{model.workflow} goes on: run {model.run_id}{done}; {said}"]
             case SignalApplied() | SignalRefused():
-                return [_said(model.interventions[-1])]
+                return [intervention(model.interventions[-1])]
             case RollbackStarted():
-                known = model.rollback.total if model.rollback is not None else 0
+                known = model.rollback.total - model.rollback.done if model.rollback is not None else 0
                 many = f" {plural(known, 'task')}" if known else ""
                 why = f": {one_line(str(event.failure), 300)}" if event.failure is not None else ""
                 return [f"rolling back{many}{why}"]
             case TimerFired(timer=timer) if timer.startswith("hedge:"):
                 return self._hedged(TaskPath(timer.removeprefix("hedge:")))
+            case RunResumed() if model.finished_ms:
+                return []  # it is about to be reopened
             case RunResumed():
                 return [f"{model.workflow} goes on: run {model.run_id}, {plural(model.done, 'task')} done before"]
             case CancelRequested():
@@ -226,14 +233,6 @@ class LineWatch(Watch):
             return f"{stage.name} not run"
         why = f": {one_line(str(stage.failure), 500)}" if stage.failure else ""
         return f"{stage.name} {stage.status} in {duration(stage.duration_ms(stage.finished_ms))}{why}"
-
-
-def _said(done: Intervention) -> str:
-    """`ann answered 'retry' for init/hash: the disk is back`."""
-    about = f" for {done.task}" if done.task and done.task not in done.what else ""
-    why = f": {one_line(done.reason, 300)}" if done.reason else ""
-    refused = f", which was refused: {one_line(done.refused, 300)}" if done.refused else ""
-    return f"{done.actor or 'somebody'} {done.what}{about}{why}{refused}"
 
 
 def progress_text(progress: Progress) -> str:

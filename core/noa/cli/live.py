@@ -12,7 +12,7 @@ from rich.text import Text
 
 from noa.cli.lines import progress_text
 from noa.cli.people import Question, question_lines
-from noa.cli.remarks import remark
+from noa.cli.remarks import intervention, remark
 from noa.cli.text import clock_time, duration, one_line
 from noa.cli.watch import Watch
 from noa.model.events import AttemptFailed, Event, SignalApplied, SignalRefused
@@ -70,10 +70,7 @@ class LiveWatch(Watch):
         if isinstance(event, AttemptFailed) and event.failure.code != "CANCELLED":
             self._above(event.at_ms, event.task, f"attempt {event.attempt} failed: {event.failure}", "red")
         elif isinstance(event, SignalApplied | SignalRefused):
-            done = self.model.interventions[-1]
-            refused = f", which was refused: {done.refused}" if done.refused else ""
-            why = f": {done.reason}" if done.reason else ""
-            self._above(event.at_ms, done.task, f"{done.actor or 'somebody'} {done.what}{why}{refused}", "yellow")
+            self._above(event.at_ms, "", intervention(self.model.interventions[-1]), "yellow")
 
     def show_observation(self, task: TaskView, observation: Observation) -> None:
         if isinstance(observation, Log) and (self._verbose or observation.level in ("warning", "error")):
@@ -87,7 +84,7 @@ class LiveWatch(Watch):
         self._questions = questions
 
     def _above(self, at_ms: int, subject: str, text: str, color: str) -> None:
-        line = Text(f"{clock_time(at_ms)} {subject} ", "dim")
+        line = Text(f"{clock_time(at_ms)} {subject} " if subject else f"{clock_time(at_ms)} ", "dim")
         line.append(one_line(text, 2_000), color)
         self._console.print(line)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from noa.cli.text import age, duration, one_line
-from noa.monitoring.views import TaskView
+from noa.monitoring.progress import Intervention, TaskView
 
-__all__ = ["remark", "subject"]
+__all__ = ["ended", "intervention", "remark", "subject"]
 
 _WIDTH = 200
 
@@ -34,3 +34,18 @@ def remark(task: TaskView, now_ms: int) -> str:
     if failure and failure not in task.reason and task.status not in ("pending", "queued", "running"):
         parts.append(f"after {failure}" if task.status in ("succeeded", "skipped") else failure)
     return one_line("; ".join(parts), _WIDTH)
+
+
+def intervention(done: Intervention) -> str:
+    """`ann answered 'retry' for init/hash: the disk is back`."""
+    about = f" for {done.task}" if done.task and done.task not in done.what else ""
+    why = f": {one_line(done.reason, 300)}" if done.reason else ""
+    refused = f", which was refused: {one_line(done.refused, 300)}" if done.refused else ""
+    return f"{done.actor or 'somebody'} {done.what}{about}{why}{refused}"
+
+
+def ended(status: str) -> str:
+    """How a run of this status ended, as `it …`."""
+    past = {"cancelled": "was cancelled", "rolled_back": "was rolled back"}
+    past["rollback_failed"] = "was rolled back in part"
+    return past.get(status, status)

@@ -12,6 +12,7 @@ import click
 
 from noa.cli.command import NoaCommand, print_json, style
 from noa.cli.people import People, Question, question_lines
+from noa.cli.remarks import ended
 from noa.cli.session import now_ms, run_async
 from noa.cli.summary import exit_code, result_dict
 from noa.cli.text import duration, one_line
@@ -146,7 +147,7 @@ class _Everything:
         took = duration(state.finished_ms - state.created_ms)
         why = f": {one_line(str(state.failure))}" if state.failure is not None else ""
         degraded = ", degraded," if state.degraded else ""
-        self._say(f"run {state.run_id} ({state.plan.name}) {style(_past(status))}{degraded} after {took}{why}")
+        self._say(f"run {state.run_id} ({state.plan.name}) {style(ended(status))}{degraded} after {took}{why}")
 
     def _asked(self, questions: list[Question]) -> None:
         for question in questions:
@@ -173,7 +174,3 @@ class _Everything:
         finally:
             for number in numbers:
                 loop.remove_signal_handler(number)
-
-
-def _past(status: str) -> str:
-    return {"cancelled": "was cancelled", "rolled_back": "was rolled back"}.get(status, status.replace("_", " "))

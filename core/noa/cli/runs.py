@@ -9,7 +9,6 @@ from noa.cli.command import NoaCommand, home_option, json_option, print_json, se
 __all__ = ["command"]
 
 _STATUSES = ["pending", "running", "waiting", "succeeded", "failed", "cancelled", "rolled_back", "rollback_failed"]
-_OVER = frozenset({"succeeded", "failed", "cancelled", "rolled_back", "rollback_failed"})
 
 
 @click.command(cls=NoaCommand, name="runs", short_help="List runs, newest first.")
@@ -29,7 +28,7 @@ def command(*, status: str | None, workflow: str | None, limit: int, as_json: bo
     """
     from dataclasses import asdict
 
-    from noa.cli.session import now_ms, open_store, run_async
+    from noa.cli.session import OVER, now_ms, open_store, run_async
     from noa.cli.text import age, columns, duration
     from noa.errors import RunNotFoundError
     from noa.plugin import RunRecord
@@ -51,8 +50,8 @@ def command(*, status: str | None, workflow: str | None, limit: int, as_json: bo
     now = now_ms()
     rows = [["RUN", "WORKFLOW", "STATUS", "STARTED", "TOOK"]]
     for record in records:
-        state = record.status + (" (degraded)" if record.degraded else "")
-        ended_ms = record.updated_at_ms if record.status in _OVER else now
+        state = record.status.replace("_", " ") + (" (degraded)" if record.degraded else "")
+        ended_ms = record.updated_at_ms if record.status in OVER else now
         took = duration(max(0, ended_ms - record.created_at_ms))
         rows.append([record.run_id, record.workflow, state, age(record.created_at_ms, now), took])
     for line in columns(rows):

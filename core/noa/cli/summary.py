@@ -53,11 +53,11 @@ def summary_lines(state: RunState, view: ProgressModel) -> list[str]:
     mark, color = _MARKS.get(state.status, ("✗", "red"))
     counts = Counter(task.status for task in state.tasks.values() if task.undoes is None)
     degraded = ", degraded," if state.degraded else ""
-    took = duration(state.finished_ms - state.created_ms)
+    took = duration(view.duration_ms(state.finished_ms))
     status = state.status.replace("_", " ")
     lines = [
         f"{style(mark, color)} {style(state.plan.name, bold=True)} {style(status, color)}{degraded} in {took}: "
-        f"{_counts(counts)} (run {state.run_id})"
+        f"{_counts(counts)}{_undone(view)} (run {state.run_id})"
     ]
     if state.cancelled and state.status == "cancelled":
         lines.append(f"  reason: {one_line(state.cancelled)}")
@@ -72,8 +72,15 @@ def summary_lines(state: RunState, view: ProgressModel) -> list[str]:
     return lines
 
 
+def _undone(view: ProgressModel) -> str:
+    if view.rollback is None:
+        return ""
+    undone = view.rollback.counts.get("succeeded", 0) + view.rollback.counts.get("skipped", 0)
+    return f", {undone:,} undone" + (f", {len(view.left):,} not undone" if view.left else "")
+
+
 def waiting_lines(state: RunState, questions: Sequence[Question], now_ms: int) -> list[str]:
-    """A run that nothing but people moves on, for people."""
+    """A run that nothing but people moves on, for people; the questions are those that were not told before."""
     mark, color = _MARKS["waiting"]
     took = duration(now_ms - state.created_ms)
     lines = [
@@ -108,7 +115,7 @@ def rollback_lines(view: ProgressModel, indent: str = "  ") -> list[str]:
     if view.rollback is None:
         return []
     tasks = list(view.rollback.tasks.values())
-    undone = [task for task in tasks if task.status in ("succeeded", "skipped")]
+    undone = sorted((t for t in tasks if t.status in ("succeeded", "skipped")), key=lambda task: task.finished_ms)
     lines = []
     if undone:
         lines.append(f"{indent}undone")

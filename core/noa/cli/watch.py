@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import IO, Self
+from typing import IO, ClassVar, Self
 
 import click
 
@@ -28,6 +28,9 @@ class Watch:
     Attributes:
         lost: Why stdout takes nothing more, such as a full device; None also where its reader just went away.
     """
+
+    tells_questions: ClassVar[bool] = False
+    """Whether what `asked` was told of stays to be read."""
 
     def __init__(self) -> None:
         self.model = ProgressModel(keep=KEPT_TASKS)

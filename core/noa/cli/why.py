@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from noa.engine.why import Wait
     from noa.model.execution import Observation
     from noa.model.ids import TaskPath
+    from noa.monitoring.progress import ProgressModel
 
 __all__ = ["command"]
 
 _SHOWN = 50
+_Child: TypeAlias = "tuple[History, list[Wait]]"
+"""A sub-workflow that goes on, and what it waits for."""
 
 
 @click.command(cls=NoaCommand, name="why", short_help="Say what a run is waiting for.")
@@ -27,7 +30,10 @@ _SHOWN = 50
 @plugin_option
 @home_option
 def command(run: str, *, as_json: bool, plugins: tuple[str, ...], home: str | None) -> None:
-    """Say for each unfinished task of RUN what it waits for: another task, a slot, a resource, an agent, a timer.
+    """Say for each unfinished task of RUN what it waits for, and since when.
+
+    That is another task, a slot, a resource, an agent, a timer, a person, or what must be undone before it. For what
+    waits for a person, the command that answers is printed, too. Sub-workflows that go on are included.
 
     Also says whether any process drives the run; if none does, `noa resume RUN` goes on with it. Of a run that is over,
     it says how it ended. RUN is the id of a run, any beginning of it that is unique, or `latest`.
@@ -39,23 +45,27 @@ def command(run: str, *, as_json: bool, plugins: tuple[str, ...], home: str | No
     """
     from noa.cli.session import is_driven, open_store, run_async
 
-    async def read() -> tuple[History, list[Wait], bool]:
+    async def read() -> tuple[History, list[Wait], bool, list[_Child]]:
         async with open_store(settings_of(home, plugins)) as store:
             history = await store.history(run)
             if history.view.finished_ms:
-                return history, [], False
+                return history, [], False, []
             driven = is_driven(history.record)
             for signal in await store.journal.signals([history.record.run_id]):
                 if signal.kind == "cancel" and not history.view.cancelling:
                     history.view.cancelling = signal.reason or "cancelled"
             seen = await store.seen(history) if driven else {}
-            return history, _waits(history, seen, driven=driven), driven
+            children = []
+            for child in await store.children(history):
+                at = await store.seen(child) if is_driven(child.record) else {}
+                children.append((child, _waits(child, at, driven=is_driven(child.record))))
+            return history, _waits(history, seen, driven=driven), driven, children
 
-    history, waits, driven = run_async(read)
+    history, waits, driven, children = run_async(read)
     if as_json:
-        print_json(_dict(history, waits, driven))
+        print_json(_dict(history, waits, driven, children))
     else:
-        for line in _lines(history, waits, driven):
+        for line in _lines(history, waits, driven, children):
             click.echo(line)
 
 
@@ -83,9 +93,7 @@ def _from_events(history: History, *, driven: bool) -> list[Wait]:
     return waits
 
 
-def _dict(history: History, waits: list[Wait], driven: bool) -> dict[str, Any]:
-    from dataclasses import asdict
-
+def _dict(history: History, waits: list[Wait], driven: bool, children: list[_Child]) -> dict[str, Any]:
     from noa.cli.summary import failure_dict
 
     view = history.view
@@ -93,46 +101,115 @@ def _dict(history: History, waits: list[Wait], driven: bool) -> dict[str, Any]:
         "run_id": view.run_id,
         "workflow": view.workflow,
         "status": view.status,
+        "phase": view.phase,
         "driven": driven,
         "owner": history.record.owner if driven else "",
         "cancel_reason": view.cancelling or None,
         "problem": history.problem,
-        "waits": [asdict(wait) for wait in waits],
+        "waits": [_wait_dict(history, wait) for wait in waits],
+        "sub_workflows": [
+            {
+                "run_id": child.view.run_id,
+                "workflow": child.view.workflow,
+                "parent": child.record.parent,
+                "waits": [_wait_dict(child, wait) for wait in found],
+            }
+            for child, found in children
+        ],
         "failure": failure_dict(view.failure),
+        "left": view.left,
     }
 
 
-def _lines(history: History, waits: list[Wait], driven: bool) -> list[str]:
-    from noa.cli.command import style
+def _wait_dict(history: History, wait: Wait) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from noa.cli.people import answer_command
+
+    found = asdict(wait)
+    if wait.kind == "person":
+        found["answer_with"] = answer_command(history.view.run_id, wait.subject, wait.choices)
+    return found
+
+
+def _lines(history: History, waits: list[Wait], driven: bool, children: list[_Child]) -> list[str]:
     from noa.cli.session import now_ms
-    from noa.cli.summary import failure_lines
     from noa.cli.text import duration, one_line
 
     view = history.view
     run = view.run_id
     if view.finished_ms:
-        took = duration(view.finished_ms - view.created_ms)
-        lines = [f"{view.workflow} (run {run}) waits for nothing: it {view.status.replace('_', ' ')} after {took}"]
-        return lines + (failure_lines(view.failure) if view.failure is not None else [])
-    lines = [f"{view.workflow} (run {run}) is not over after {duration(view.duration_ms(now_ms()))}"]
+        return _over(history)
+    lines = [f"{view.workflow} (run {run}) is not over after {duration(view.duration_ms(now_ms()))}{_phase(view)}"]
     if driven:
         host, *_ = history.record.owner.split(":")
         lines[0] += f"; it is driven by a live process on {host}"
     else:
-        lines.append(_undriven(run, view.cancelling, "" if not history.problem else " --plugin FILE.py"))
+        option = "" if not history.problem else " --plugin FILE.py"
+        only_people = history.state is not None and history.state.waiting
+        lines.append(_undriven(run, view.cancelling, option, only_people=only_people))
+    if view.rollback is not None and view.rollback.failure is not None:
+        lines.append(f"  it is rolled back because of {one_line(str(view.rollback.failure), 300)}")
     if history.problem:
         lines.append(
             "  only what its events tell; to know more, name the plugins with which it was begun by --plugin FILE.py "
             f"({one_line(history.problem, 150)})"
         )
+    lines += _wait_lines(history, waits, driven)
+    for child, found in children:
+        lines.append(f"  sub-workflow {child.view.workflow} (run {child.view.run_id})")
+        lines += [f"  {line}" for line in _wait_lines(child, found, driven)]
+    return lines
+
+
+def _over(history: History) -> list[str]:
+    from noa.cli.remarks import ended
+    from noa.cli.summary import failure_lines, rollback_lines
+    from noa.cli.text import duration
+
+    view = history.view
+    took = duration(view.finished_ms - view.created_ms)
+    lines = [f"{view.workflow} (run {view.run_id}) waits for nothing: it {ended(view.status)} after {took}"]
+    lines += failure_lines(view.failure) if view.failure is not None else []
+    lines += rollback_lines(view)
+    if view.status in ("failed", "rollback_failed"):
+        what = "tries again what failed" if view.status == "failed" else "goes on undoing what is left"
+        lines.append(f"  `noa retry {view.run_id}` {what}")
+    return lines
+
+
+def _phase(view: ProgressModel) -> str:
+    """What the run is about, where that is more than to go on."""
+    if view.rollback is not None:
+        return f", and is being rolled back ({view.rollback.done} of {view.rollback.total} done)"
+    return " (degraded)" if any(task.degraded for task in view.iter_tasks()) else ""
+
+
+def _wait_lines(history: History, waits: list[Wait], driven: bool) -> list[str]:
+    from noa.cli.command import style
+    from noa.cli.people import answer_command
+    from noa.cli.session import now_ms
+    from noa.cli.text import duration
+
+    now = now_ms()
+    run = history.view.run_id
+    lines = []
     for wait in waits[:_SHOWN]:
-        lines.append(f"  {style(wait.subject, bold=True)} {wait.reason}")
+        since = (
+            ""
+            if wait.since_ms is None or " since " in wait.reason
+            else f" (since {duration(max(0, now - wait.since_ms))})"
+        )
+        lines.append(f"  {style(wait.subject, bold=True)} {wait.reason}{since}")
+        if wait.kind == "person":
+            others = f"   (or: {', '.join(wait.choices[1:])})" if len(wait.choices) > 1 else ""
+            lines.append(f"    answer with: {answer_command(run, wait.subject, wait.choices)}{others}")
     if len(waits) > _SHOWN:
         lines.append(f"  and {len(waits) - _SHOWN:,} more; --json has all")
     return lines
 
 
-def _undriven(run: str, cancelling: str, option: str) -> str:
+def _undriven(run: str, cancelling: str, option: str, *, only_people: bool) -> str:
     from noa.cli.text import one_line
 
     if cancelling:
@@ -140,6 +217,8 @@ def _undriven(run: str, cancelling: str, option: str) -> str:
             f"  no engine drives this run, and its cancellation is recorded ({one_line(cancelling)}): "
             f"finish it with `noa resume {run}{option}`"
         )
+    if only_people:
+        return f"  no engine drives this run: answer what is asked, then go on with `noa resume {run}{option}`"
     return (
         f"  no engine drives this run: go on with `noa resume {run}{option}`, or end it with `noa cancel {run}{option}`"
     )

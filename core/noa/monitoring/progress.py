@@ -52,6 +52,7 @@ from noa.monitoring.views import OVER, Held, StageView, TaskView, ViewStatus
 __all__ = ["Held", "Intervention", "ProgressModel", "StageView", "TaskView", "ViewStatus"]
 
 _RATE_WINDOW_MS = 10_000
+_GIVEN = "outputs given"
 _UNDO = compensation_path(TaskPath(""))
 
 
@@ -111,6 +112,7 @@ class ProgressModel:
         self.counts: dict[str, int] = {}
         self._keep = keep
         self._now_ms = 0
+        self._begun = False
         self._ended: deque[int] = deque(maxlen=10_000)
         for name, stage in (plan.stages if plan else {}).items():
             self._add_stage(name, stage)
@@ -229,7 +231,11 @@ class ProgressModel:
         self.status = "running"
 
     def _run_resumed(self, event: RunResumed) -> None:
-        self.resumed += 1
+        if self.forked_from and not self._begun:
+            self.created_ms = event.at_ms  # what it shares happened to another run
+        else:
+            self.resumed += 1
+        self._begun = True
 
     def _cancel_requested(self, event: CancelRequested) -> None:
         self.cancelling = self.cancelling or event.reason or "cancelled"
@@ -244,6 +250,8 @@ class ProgressModel:
 
     def _run_reopened(self, event: RunReopened) -> None:
         what = "had the run rolled back" if event.rollback else "had the run tried again"
+        if event.rollback and self.rollback is not None:
+            what = "had the rollback go on"
         what += f" from {event.from_task}" if event.from_task else ""
         self.interventions.append(Intervention(event.at_ms, what, event.actor, event.reason, event.from_task))
         self.status, self.finished_ms, self.cancelling = "running", 0, ""
@@ -509,7 +517,7 @@ class ProgressModel:
         elif kind == "hedge":
             task.hedge = task.attempt + 1
         elif kind == "hold" and task.held is not None:
-            self._answer(task, task.held.default, "nobody answered in time", event.at_ms)
+            self._answer(task, task.held.default, "", "nobody answered in time", event.at_ms)
 
     # --- people
 
@@ -519,25 +527,26 @@ class ProgressModel:
         self.interventions.append(Intervention(event.at_ms, what, event.actor, event.reason, event.task))
         task = self.task(event.task)
         if task is not None and event.kind == "answer":
-            why = f": {event.reason}" if event.reason else ""
-            self._answer(task, choice, f"answered by {event.actor or 'somebody'}{why}", event.at_ms)
+            self._answer(task, choice, event.actor or "somebody", event.reason, event.at_ms)
 
     def _signal_refused(self, event: SignalRefused) -> None:
         what = f"sent '{event.kind}'"
         self.interventions.append(Intervention(event.at_ms, what, event.actor, "", event.task, event.why))
 
-    def _answer(self, task: TaskView, choice: str, by: str, at_ms: int) -> None:
+    def _answer(self, task: TaskView, choice: str, who: str, why: str, at_ms: int) -> None:
+        """Apply an answer; `who` is empty where the time for one was over."""
         if task.over:
             return
+        by = (f" by {who}" if who else "") + (f": {why}" if why else "")
         match choice:
             case "skip":
-                task.reason = f"skip: {by}"
+                task.reason = f"skipped{by}"
                 self._end(task, "skipped", at_ms)
             case "override":
-                task.reason = f"outputs were given, {by}"
+                task.reason = f"{_GIVEN}{by}"
                 self._end(task, "succeeded", at_ms)
             case "fail" | "rollback":
-                task.reason = f"{choice}: {by}"
+                task.reason = f"'{choice}' was answered{by}" if who else why
                 self._end(task, "failed", at_ms)
             case _:
                 self._set(task, "pending")
@@ -587,7 +596,7 @@ def _is_undone(task: TaskView) -> bool:
     if not task.undo_after:
         return False
     if task.status == "succeeded":
-        return not (task.degraded or task.taken_from or task.reason.startswith("outputs were given"))
+        return not (task.degraded or task.taken_from or task.reason.startswith(_GIVEN))
     return task.undo_after == "attempt" and task.attempt > 0
 
 

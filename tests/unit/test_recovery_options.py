@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -74,7 +75,7 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
         {},
         optional={
             "percentile": st.floats(0.01, 100),
-            "min_samples": st.integers(1, 1_000),
+            "min_samples": st.integers(1, 200),
             "delay": DURATION,
             "max_hedges": st.integers(1, 100),
         },
@@ -157,6 +158,17 @@ EVERY_MODEL = [Alternative, *(strategy.options for strategy in BUILTIN_RECOVERY_
 def test_every_option_is_described_and_no_other_is_taken(model: type[BaseModel]) -> None:
     assert [name for name, info in model.model_fields.items() if not info.description] == []
     assert model.model_config["extra"] == "forbid"
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "recovery.md"
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_page_has_every_option_in_the_tables_of_its_strategy(name: str) -> None:
+    _, _, rest = PAGE.read_text(encoding="utf-8").partition(f"\n## {name}\n")
+    rows = [line.split("|")[1] for line in rest.partition("\n## ")[0].splitlines() if line.startswith("| `")]
+    models = [STRATEGIES[name].options, *([Alternative] if name == "fallback" else [])]
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == {field for model in models for field in model.model_fields}
 
 
 def test_schema_takes_both_forms_of_fallback_and_knows_every_option(registry: Registry) -> None:

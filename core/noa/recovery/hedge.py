@@ -25,7 +25,9 @@ class HedgeOptions(Options):
         le=100,
         description="The second attempt begins when the first takes longer than this part of the past.",
     )
-    min_samples: int = Field(20, ge=1, le=1_000, description="Successes that must be known before that counts.")
+    min_samples: int = Field(
+        20, ge=1, le=200, description="Successes that must be known before that counts; the latest 200 are."
+    )
     delay: Duration | None = Field(
         None, description="When the second attempt begins until then. Without it: none begins until then."
     )

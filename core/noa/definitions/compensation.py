@@ -145,7 +145,10 @@ def rollback_warnings(
     more = f", nor what {len(undone) - 1} more tasks have" if len(undone) > 2 else ""
     more = ", nor what another task has" if len(undone) == 2 else more
     message = f"{place(source, path)}'compensate' is not used{more}: this workflow never rolls back by itself"
-    hint = "Write 'on_failure: rollback' in the workflow, or end a 'recovery' list with 'rollback'."
+    hint = (
+        "Write 'on_failure: rollback' in the workflow, or end a 'recovery' list with 'rollback'. By hand it is done by "
+        "`noa rollback RUN`."
+    )
     return [source.problem("NEVER_ROLLED_BACK", message, path, key=True, severity="warning", hint=hint)]
 
 

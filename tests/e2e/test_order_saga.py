@@ -70,7 +70,7 @@ def order(noa: Noa, **inputs: Any) -> dict:
 
 
 def undone(noa: Noa) -> list[str]:
-    """Tasks in the order in which their compensations succeeded."""
+    """Tasks, run by run, in the order in which their compensations succeeded."""
     return [
         event["task"].removesuffix("~compensate")
         for event in noa.events("attempt_succeeded")
@@ -215,6 +215,19 @@ def test_cancelled_order_is_undone(noa: Noa, shop: Shop) -> None:
     assert (process.returncode, json.loads(out)["status"]) == (1, "rolled_back"), err
     assert shop.books() == before
     assert undone(noa)[:2] == ["parcel/ship", "money/charge"]
+
+
+def test_order_that_is_part_of_another_workflow_is_undone_with_it(noa: Noa, shop: Shop, tmp_path: Path) -> None:
+    before = shop.books()
+    whole = {"workflow": str(SAGA), "name": "whole", "inputs": {"country": "FR"}}
+    gift = {"agent": "payment", "action": "charge", "inputs": {"account": "bob", "amounts_cents": [9900]}}
+    stages = [{"name": "orders", "type": "sequential", "tasks": [whole, gift]}]
+    parent = {"workflow": {"name": "parent", "on_failure": "rollback", "stages": stages}}
+    (tmp_path / "parent.json").write_text(json.dumps(parent))
+    done = noa.json("run", tmp_path / "parent.json")
+    assert (done["status"], done["failure"]["code"]) == ("rolled_back", "CARD_DECLINED")
+    assert shop.books() == before
+    assert set(undone(noa)) == {"orders/whole", "parcel/ship", "money/charge", *GOODS}
 
 
 def test_compensation_that_fails_for_good_is_named_and_is_done_once_it_is_mended(

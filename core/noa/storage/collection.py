@@ -86,14 +86,15 @@ class Collector:
         """
         now_ms = self._now_ms()
         records = await self._journal.runs(limit=None)
+        expired_ms = now_ms - GRACE_MS  # what was recalled in its last moment may not be in the journal yet
         chosen = choose(records, rule, now_ms)
         found = Collected(runs=[member for family in chosen for member in family.members])
         with Upkeep(self._journal.path) as upkeep:
             found.journal_bytes = await asyncio.to_thread(upkeep.size_bytes, [run.run_id for run in found.runs])
-            found.kept_outputs = Heap(*upkeep.expired_kept(now_ms))
+            found.kept_outputs = Heap(*upkeep.expired_kept(expired_ms))
             if not dry_run:
                 found.runs = await self._remove(chosen)
-                upkeep.delete_expired_kept(now_ms)
+                upkeep.delete_expired_kept(expired_ms)
             gone = [run.run_id for run in found.runs]
             await asyncio.to_thread(self._sweep, upkeep, found, records, gone, dry_run)
             self._remove_outputs(found, gone, dry_run=dry_run)
@@ -166,7 +167,7 @@ def unreferenced(upkeep: Upkeep, folder: Path, before_ms: int, *, without: Seque
     files = list(iter_artifact_files(folder, before_ms=before_ms))
     if not files:
         return []
-    marked = mark(upkeep.iter_texts(without), folder)
+    marked = mark(upkeep.iter_texts(without, expired_ms=before_ms), folder)
     return [file for file in files if file.path.name not in marked]
 
 

@@ -74,10 +74,14 @@ class Upkeep:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def iter_texts(self, without: Sequence[str] = ()) -> Iterator[bytes]:
+    def iter_texts(self, without: Sequence[str] = (), *, expired_ms: int) -> Iterator[bytes]:
         """Everything in which artifacts can be named: events of all runs but some, definitions, signals, kept outputs.
 
-        All of one moment: take it to its end, for the store cannot be tidied meanwhile.
+        All of one moment: take it to its end, for the write-ahead log cannot be emptied meanwhile.
+
+        Args:
+            without: Runs that do not count.
+            expired_ms: Nor do kept outputs whose time was over then.
         """
         left_out = msgspec.json.encode(list(without)).decode()
         with self._told("read the events"):
@@ -89,7 +93,9 @@ class Upkeep:
                     yield from self._bodies(number)
                 yield from self._column("SELECT text FROM definitions")
                 yield from self._column("SELECT body FROM signals WHERE applied_seq = 0")
-                yield from self._column("SELECT outputs FROM kept")
+                yield from self._column(
+                    f"SELECT outputs FROM kept WHERE expires_at_ms NOT BETWEEN 1 AND {expired_ms:d}"
+                )
             finally:
                 self._connection.execute("ROLLBACK")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 import time
 from pathlib import Path
@@ -29,6 +31,9 @@ _MEANING = {
 }
 
 
+_PERHAPS_THE_DISK = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
+
+
 def journal_error(error: Exception, path: str, doing: str) -> JournalError:
     """What an error of SQLite means; raise it `from` the error. Every exception has an answer.
 
@@ -36,9 +41,28 @@ def journal_error(error: Exception, path: str, doing: str) -> JournalError:
     """
     code = getattr(error, "sqlite_errorcode", None)
     meaning = _MEANING.get(code & 0xFF) if isinstance(code, int) else None
+    if isinstance(code, int) and code & 0xFF in _PERHAPS_THE_DISK:
+        meaning = _trouble_of_place(path) or meaning
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
     reason = f"{meaning} ({name}: {error})" if meaning else f"{name}: {error}"
     return JournalError(f"{path}: cannot {doing}: {reason}", path=path, sqlite=name)
+
+
+def _trouble_of_place(path: str) -> str:
+    """What is wrong with where a file is, which SQLite does not tell; empty where nothing is."""
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        os.close(os.open(folder, os.O_RDONLY))
+        place = os.statvfs(folder)
+    except OSError as error:
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            return "too many files are open. Raise the limit (`ulimit -n`) and repeat"
+        return ""
+    if place.f_flag & os.ST_RDONLY:
+        return "the disk is read-only. Make it writable, or use another store"
+    if place.f_bavail == 0:
+        return "the disk is full. Whether it was written is unknown; free some space, and repeating it is safe"
+    return ""
 
 
 def file_path(url_or_path: str, scheme: str) -> Path:

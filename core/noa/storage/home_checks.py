@@ -9,6 +9,7 @@ import shutil
 import socket
 import stat
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -154,9 +155,12 @@ def check_sockets(folder: Path, *, settled_s: float = _SETTLED_S) -> Finding | N
 def check_stale_agents(folder: Path) -> Finding | None:
     """Agents whose engine is gone and that did not end with it."""
     mark = f"unix:{folder.absolute()}{os.sep}"
-    stale = [
-        process for process in psutil.process_iter() if _listens_below(process, mark) and _is_orphan(process, mark)
-    ]
+    families: dict[str, list[psutil.Process]] = defaultdict(list)  # an agent and what it started have one address
+    for process in psutil.process_iter():
+        address = _address(process)
+        if address.startswith(mark) and _ask(process.status, "") != psutil.STATUS_ZOMBIE:
+            families[address].append(process)
+    stale = [process for family in families.values() if _is_orphan(family) for process in family]
     if not stale:
         return None
     return Finding(
@@ -191,22 +195,20 @@ def _is_dead(path: Path) -> bool:
             return False
 
 
-def _listens_below(process: psutil.Process, mark: str) -> bool:
-    return _ask(lambda: process.environ().get("NOA_AGENT_LISTEN", ""), "").startswith(mark) and _ask(
-        lambda: process.status() != psutil.STATUS_ZOMBIE, False
-    )
+def _address(process: psutil.Process) -> str:
+    return _ask(lambda: process.environ().get("NOA_AGENT_LISTEN", ""), "")
 
 
-def _is_orphan(process: psutil.Process, mark: str) -> bool:
-    """Whether what started the agent is gone; a process that the agent itself started is judged with the agent."""
-    parent = _ask(process.parent, None)
-    if parent is None:
-        return True
-    if _listens_below(parent, mark):
-        return False
-    name = _ask(parent.name, "")
-    is_engine = "noa" in _command_line(parent)
-    return (parent.pid == 1 or name in _REAPERS) and not is_engine
+def _is_orphan(family: list[psutil.Process]) -> bool:
+    """Whether what started an agent is gone: none of its processes has a parent that could be an engine."""
+    known = {process.pid for process in family}
+    parents = [_ask(process.parent, None) for process in family]
+    return not any(parent is not None and parent.pid not in known and not _is_reaper(parent) for parent in parents)
+
+
+def _is_reaper(process: psutil.Process) -> bool:
+    """Whether this is where orphans go; an engine may be the first process of a container."""
+    return (process.pid == 1 or _ask(process.name, "") in _REAPERS) and "noa" not in _command_line(process)
 
 
 def _command_line(process: psutil.Process) -> str:

@@ -14,13 +14,25 @@ from pathlib import Path
 
 import psutil
 
+from noa.errors import JournalError
+
 __all__ = ["is_dead", "is_held", "new_owner"]
 
 
 def new_owner() -> str:
-    """A name for an engine in this process; each call gives another."""
+    """A name for an engine in this process; each call gives another.
+
+    Raises:
+        JournalError: The system does not say who this process is, such as for too many open files.
+    """
     pid = os.getpid()
-    return f"{_host()}:{_machine()}:{pid}:{_start(pid)}:{secrets.token_hex(4)}"
+    try:
+        machine, start = _machine(), _start(pid)
+    except (OSError, psutil.Error) as error:
+        raise JournalError(f"this engine cannot name itself, so it can own no run: {error}") from error
+    if not start:
+        raise JournalError(f"this engine cannot name itself, so it can own no run: when {pid} began is not known")
+    return f"{_host()}:{machine}:{pid}:{start}:{secrets.token_hex(4)}"
 
 
 def is_dead(owner: str) -> bool:
@@ -29,10 +41,13 @@ def is_dead(owner: str) -> bool:
     if len(parts) != 5 or parts[0] != _host() or not parts[2].isdecimal():
         return False
     boot, _, space = parts[1].partition(".")
-    here_boot, _, here_space = _machine().partition(".")
+    try:
+        here_boot, _, here_space = _machine().partition(".")
+    except (OSError, psutil.Error):
+        return False
     if boot != here_boot:
         return bool(boot and here_boot)
-    return space == here_space and _start(int(parts[2])) != parts[3]
+    return space == here_space and _start(int(parts[2])) not in {parts[3], None}
 
 
 def is_held(owner: str, lease_until_ms: int, now_ms: int) -> bool:
@@ -50,12 +65,13 @@ def _machine() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}.{os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
+    except FileNotFoundError:  # not Linux; any other error must not give this machine another name than its peers'
         return f"{int(psutil.boot_time())}."
 
 
-def _start(pid: int) -> str:
-    """When a process began, in the system's own unit; empty where there is none (or only a zombie)."""
+def _start(pid: int) -> str | None:
+    """When a process began, in the system's own unit; empty where there is none (or only a zombie), None where the
+    system does not say."""
     try:
         # The name in parentheses may hold anything; what follows it is state, then 18 fields, then the start time.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -65,5 +81,7 @@ def _start(pid: int) -> str:
     try:
         process = psutil.Process(pid)
         return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
-    except psutil.Error:
+    except psutil.NoSuchProcess:
         return ""
+    except (psutil.Error, OSError):
+        return None

@@ -16,7 +16,7 @@ import msgspec
 
 from noa.model.events import decode_event
 from noa.model.ids import RunId
-from noa.storage.connection import connect, journal_error
+from noa.storage.connection import BUSY_TIMEOUT_S, connect, journal_error
 from noa.storage.migrations import OVER, SEQ_BITS, SEQ_MASK
 from noa.storage.ownership import is_held
 from noa.storage.sqlite import status_after
@@ -24,6 +24,8 @@ from noa.storage.sqlite import status_after
 __all__ = ["LostSignal", "Upkeep", "WrongStatus", "quick_check"]
 
 T = TypeVar("T")
+
+_CHECKPOINT_WAIT_MS = 1_000
 
 _LAST_TURN = (
     f"SELECT body FROM events WHERE id BETWEEN :number << {SEQ_BITS} AND :number << {SEQ_BITS} | {SEQ_MASK} "
@@ -186,13 +188,18 @@ class Upkeep:
     def checkpoint(self) -> bool:
         """Bring the write-ahead log into the file and empty it; False where somebody reads or writes just now."""
         with self._told("empty the write-ahead log"):
-            return not self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            # Those that write wait as long as this waits for those that read: not long enough to fail.
+            self._connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT_MS}")
+            try:
+                return not self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            finally:
+                self._connection.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_S * 1000)}")
 
     def vacuum(self) -> None:
         """Write the file anew without its unused pages. Others that write wait, and fail where it takes too long."""
         with self._told("vacuum the store"):
             self._connection.execute("VACUUM")
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self.checkpoint()
 
     def _right_status(self, number: int) -> tuple[str, bool] | None:
         """What the events of a run say; None where they cannot be read."""

@@ -23,7 +23,7 @@ from .dying_journal import DyingJournal
 from .ledger import Entry, Ledger, LedgerAgent, effects_of, read
 from .scenarios import Scenario, Wish
 
-__all__ = ["RUN", "Life", "Store", "Verdict", "judge", "live", "snapshot"]
+__all__ = ["RUN", "Life", "Store", "Verdict", "judge", "live", "runtime_of", "snapshot"]
 
 RUN = RunId("r1")
 
@@ -31,12 +31,13 @@ RUN = RunId("r1")
 class LedgerPlugin:
     """The agent `ledger` in the process of the engine, and the journal that dies."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, capacity: int) -> None:
         self._ledger = ledger
+        self._capacity = capacity
 
     @hookimpl
     def noa_agents(self) -> Sequence[AgentDeclaration]:
-        return [AgentDeclaration(name="ledger", factory=lambda: LedgerAgent(self._ledger), capacity=50)]
+        return [AgentDeclaration(name="ledger", factory=lambda: LedgerAgent(self._ledger), capacity=self._capacity)]
 
     @hookimpl
     def noa_journals(self) -> dict[str, type[Journal]]:
@@ -97,16 +98,21 @@ class Life:
     writes: int
 
 
+def runtime_of(folder: Path, ledger: Ledger, *, capacity: int = 50, **options: Any) -> Runtime:
+    """A runtime whose state is in a folder, with the agent `ledger` in its process."""
+    registry = Registry()
+    registry.register(noa.builtins, "noa")
+    registry.register(LedgerPlugin(ledger, capacity), "chaos")
+    return Runtime(registry=registry, home=folder, **options)
+
+
 async def live(scenario: Scenario, store: Store, *, at: int = 0, how: str = "after") -> Life:
     """Begin the run of a scenario, or go on with it, to its end or until the engine dies at write `at` (0: never)."""
     definition = store.prepare(scenario)
     ledger = Ledger(store.ledger)
-    registry = Registry()
-    registry.register(noa.builtins, "noa")
-    registry.register(LedgerPlugin(ledger), "chaos")
     url = f"dying://{store.database}" + (f"?at={at}&how={how}" if at else "")
     try:
-        async with Runtime(registry=registry, home=store.folder, journal=url) as runtime:
+        async with runtime_of(store.folder, ledger, journal=url) as runtime:
             journal = runtime.journal
             assert isinstance(journal, DyingJournal)
             going = asyncio.create_task(_go_on(scenario, definition, runtime, ledger))

@@ -6,6 +6,7 @@ import pytest
 
 from noa.definitions import load_plan
 from noa.model.plan import Plan
+from noa.modes import BUILTIN_MODES
 from noa.plugin import (
     AgentConnection,
     AgentContext,
@@ -42,6 +43,10 @@ class EngineTestPlugin:
     @hookimpl
     def noa_stage_types(self):
         return [kind() for kind in BUILTIN_STAGE_TYPES]
+
+    @hookimpl
+    def noa_modes(self):
+        return [kind() for kind in BUILTIN_MODES]
 
     @hookimpl
     def noa_recovery_strategies(self):

@@ -35,7 +35,18 @@ class Driven:
         self.now_ms = 1_000_000
         self.effects: list[object] = []
         self.core = Core(RunState(plan), Decider(registry, Evaluator(), durations))
-        self.take(RunCreated(at_ms=self.now_ms, run_id="r", workflow="w", version="1", definitions={}, inputs=inputs))
+        self.take(
+            RunCreated(
+                at_ms=self.now_ms,
+                run_id="r",
+                workflow="w",
+                version="1",
+                definitions={},
+                inputs=inputs,
+                mode=plan.mode,
+                debugs=registry.modes[plan.mode].debugs,
+            )
+        )
 
     @property
     def state(self) -> RunState:

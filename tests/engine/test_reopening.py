@@ -228,3 +228,48 @@ def test_reopening_that_makes_no_sense_is_refused_in_words(status: str, keys: di
     why = why_not_reopened(status, keys.get("from_task", ""), known, rollback=keys.get("rollback", False))
     assert said in why
     assert bool(why) is bool(said)
+
+
+@pytest.mark.parametrize("again", ["cancelled", "failed", "succeeded"])
+def test_what_was_done_before_it_was_done_again_is_undone_too(
+    registry: Registry, compile_stages: Compile, again: str
+) -> None:
+    undo = {"agent": "a", "action": "undo", "inputs": {"id": "${{ tasks.x.outputs.id }}"}, "recovery": []}
+    plan = compile_stages(stage("s", task("x", compensate=undo), task("y")), on_failure="rollback")
+    run = Driven(plan, registry)
+    run.succeed(TaskPath("s/x"), id=1)
+    run.succeed(TaskPath("s/y"))
+    run.take(RunReopened(at_ms=run.now_ms, from_task=TaskPath("s/x")))
+    if again == "succeeded":
+        run.succeed(TaskPath("s/x"), id=2)
+        run.fail(task=TaskPath("s/y"))
+    elif again == "failed":
+        run.fail(task=TaskPath("s/x"))
+    else:
+        run.signal("cancel")
+        run.fail(Failure("CANCELLED", ""), TaskPath("s/x"))
+    undone = []
+    while not run.state.finished:
+        (node,) = run.again().state.iter_running()
+        undone.append((node.inputs or {}).get("id"))
+        run.succeed(node.path)
+    assert undone == ([2, 1] if again == "succeeded" else [1])
+    assert run.state.status == "rolled_back"
+
+
+def test_what_a_forgotten_block_did_is_undone_too(registry: Registry, compile_stages: Compile) -> None:
+    undo = {"agent": "a", "action": "undo", "inputs": {"id": "${{ outputs.id }}"}, "recovery": []}
+    plan = compile_stages(
+        stage("one", task("w")),
+        stage("two", task("x", compensate=undo), depends_on=["one"]),
+        on_failure="rollback",
+    )
+    run = Driven(plan, registry)
+    run.succeed(TaskPath("one/w"))
+    run.succeed(TaskPath("two/x"), id=1)
+    run.take(RunReopened(at_ms=run.now_ms, from_task=TaskPath("one/w")))
+    run.fail(task=TaskPath("one/w"))
+    (node,) = run.again().state.iter_running()
+    assert (node.path, node.inputs) == ("two/x~compensate", {"id": 1})
+    run.succeed(node.path)
+    assert run.state.status == "rolled_back"

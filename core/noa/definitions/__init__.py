@@ -6,7 +6,7 @@ Importing this package loads neither the CEL library nor JSON Schema validation;
 from noa.definitions.agents import agent_declaration, with_secrets
 from noa.definitions.expressions import Evaluator, ExpressionError
 from noa.definitions.graph import critical_path, plan_dict, plan_mermaid, plan_text
-from noa.definitions.inputs import check_inputs
+from noa.definitions.inputs import check_inputs, schema_problems
 from noa.definitions.loading import DICT_NAME, load_plan, parse_plan, pinned_texts
 from noa.definitions.models import ExpressionText, Scope, TaskList, TaskModel
 from noa.definitions.problems import explain
@@ -31,5 +31,6 @@ __all__ = [
     "plan_dict",
     "plan_mermaid",
     "plan_text",
+    "schema_problems",
     "with_secrets",
 ]

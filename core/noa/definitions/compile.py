@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import msgspec
 
 from noa.definitions.agents import AgentChecks, agent_secrets, agent_spec, unknown_inputs
 from noa.definitions.compensation import CompensationCompiler, Undoing
-from noa.definitions.cycles import WaitGraph, cycle_problems
+from noa.definitions.cycles import cycle_problems
+from noa.definitions.dependencies import Dependencies
 from noa.definitions.drafts import PLACEHOLDER, StageDraft
 from noa.definitions.inputs import compile_inputs
-from noa.definitions.models import TaskModel, WorkflowModel, check_name
+from noa.definitions.models import TaskModel, WorkflowModel
+from noa.definitions.names import TaskDraft, read_names
 from noa.definitions.problems import known, place
 from noa.definitions.recovery_lists import Asked, ChainCompiler
 from noa.definitions.resources import check_demands
@@ -25,7 +26,6 @@ from noa.definitions.scopes import (
     TASK_NAMES,
     ExpressionCompiler,
     Place,
-    StageNames,
 )
 from noa.definitions.source import NodePath, Source
 from noa.definitions.stage_options import add_reads, compile_options
@@ -35,8 +35,6 @@ from noa.errors import Problem
 from noa.model.plan import (
     BlockTemplate,
     CachePlan,
-    Dependency,
-    Edge,
     Plan,
     Position,
     Reference,
@@ -88,30 +86,11 @@ def compile_plan(
 
 
 @dataclass(slots=True)
-class _Task:
-    """A task on its way: its place, its model, and the tasks that it reads itself or only to be undone."""
-
-    name: str
-    path: NodePath
-    model: TaskModel
-    reads: dict[Reference, Position] = field(default_factory=dict)
-    undoing_reads: Mapping[Reference, Position] = field(default_factory=dict)
-
-    def each_read(self) -> Iterator[tuple[Reference, Position, bool]]:
-        """What it reads, where, and whether only what undoes it does."""
-        for reference, at in self.reads.items():
-            yield reference, at, False
-        for reference, at in self.undoing_reads.items():
-            yield reference, at, True
-
-
-@dataclass(slots=True)
 class _Block:
     """A task graph on its way, and what all its tasks share."""
 
     draft: StageDraft
     spec: TemplateSpec
-    index_of: Mapping[str, int]
     nodes: Sequence[int]
     where: Place
     given: Place
@@ -140,23 +119,18 @@ class _Compiler:
         self.problems = problems
         self.children: dict[str, Plan] = {}
         self.secrets: dict[str, None] = {}
-        self.drafts: dict[str, StageDraft] = {}
-        self.tasks: dict[tuple[str, str], list[_Task]] = {}
-        self.indexes: dict[tuple[str, str], dict[str, int]] = {}
-        self.names: dict[str, StageNames] = {}
-        self.graph = WaitGraph()
-        self.nodes: dict[tuple[str, str], int] = {}
         self.actions: dict[tuple[str, str, int], ActionInfo] = {}
         self.paths: dict[tuple[str, str, int], NodePath] = {}
         self.specs = {name: agent_spec(name, model, source) for name, model in workflow.agents.items()}
         self.agents = AgentChecks(source, registry, problems, self.specs, source.data["workflow"].get("agents"))
-        self._collect(drafts)
+        self.names = read_names(source, drafts, problems)
+        self.waits = Dependencies(source, self.names, problems)
         self.inputs = compile_inputs(source, workflow, problems)
         declared = {name: spec.schema for name, spec in self.inputs.items()} if workflow.inputs else None
         written = source.data["workflow"].get("inputs")
         if declared is not None and isinstance(written, dict):
             declared |= {name: {} for name in written if name not in declared}  # wrong ones are declared all the same
-        self.expressions = ExpressionCompiler(source, problems, declared, self.names)
+        self.expressions = ExpressionCompiler(source, problems, declared, self.names.stages)
         for draft in drafts:
             for spec in draft.specs:
                 self.expressions.extra |= frozenset(spec.scope)
@@ -173,8 +147,8 @@ class _Compiler:
             name: self.expressions.template(value, ("workflow", "outputs", name), Place(STAGE_NAMES))
             for name, value in workflow.outputs.items()
         }
-        stages = {name: self._stage(draft) for name, draft in self.drafts.items()}
-        self.problems += cycle_problems(source, self.graph)
+        stages = {name: self._stage(draft) for name, draft in self.names.drafts.items()}
+        self.problems += cycle_problems(source, self.waits.graph)
         stages = _with_dependents(stages)
         pools = dict(workflow.resources)
         check_demands(source, stages, self.paths, pools, self.host, self.problems)
@@ -195,76 +169,38 @@ class _Compiler:
             max_parallel=workflow.max_parallel,
             timeout_ms=workflow.timeout.total if workflow.timeout is not None else None,
             children=self.children,
-            mode=workflow.mode,
+            mode=self._mode(),
             description=workflow.description,
             secrets=self._every_secret(),
         )
         return Compiled(plan, self.actions, self.paths)
+
+    def _mode(self) -> str:
+        """What the definition says, or else one in which somebody is waited for where something asks for a person."""
+        name, modes = self.workflow.mode, self.registry.modes
+        if name is None:
+            return "supervised" if self.chains.asks and "supervised" in modes else "auto"
+        if name not in modes:
+            self._add("UNKNOWN_MODE", ("workflow", "mode"), f"mode '{name}' is not known. {known(name, modes)}")
+        return name
 
     def _every_secret(self) -> tuple[str, ...]:
         """Of the tasks, the agents and the sub-workflows, so that a run is refused before it begins without one."""
         below = {name for child in self.children.values() for name in child.secrets}
         return tuple(sorted({*self.secrets, *below, *agent_secrets(self.specs)}))
 
-    # --- names -----------------------------------------------------------------------------------------------
-
-    def _collect(self, drafts: Sequence[StageDraft]) -> None:
-        """Learn every name first, so that anything may refer to anything."""
-        for draft in drafts:
-            if draft.name in self.drafts:
-                first = self.source.position((*self.drafts[draft.name].path, "name"))
-                line = f"; first in line {first.line}" if first.line else ""
-                self._add("DUPLICATE_NAME", (*draft.path, "name"), f"two stages are named '{draft.name}'{line}")
-                continue
-            self.drafts[draft.name] = draft
-            every: set[str] = set()
-            for spec in draft.specs:
-                every.update(self._collect_tasks(draft, spec))
-            self.names[draft.name] = StageNames(frozenset(every), draft.whole)
-
-    def _collect_tasks(self, draft: StageDraft, spec: TemplateSpec) -> dict[str, int]:
-        tasks: list[_Task] = []
-        index_of: dict[str, int] = {}
-        for index, model in enumerate(spec.tasks):
-            path = (*draft.path, *spec.path, index)
-            name = self._task_name(model, path)
-            if name in index_of:
-                first = self.source.position((*draft.path, *spec.path, index_of[name]))
-                line = f" (the first in line {first.line})" if first.line else ""
-                hint = "Give them names: 'name' is the action where it is not given." if model.name is None else ""
-                self._add("DUPLICATE_NAME", path, f"two tasks of the stage are named '{name}'{line}", hint=hint)
-            else:
-                index_of[name] = index
-            tasks.append(_Task(name, path, model))
-        self.tasks[draft.name, spec.name] = tasks
-        self.indexes[draft.name, spec.name] = index_of
-        return index_of
-
-    def _task_name(self, model: TaskModel, path: NodePath) -> str:
-        if model.name is not None:
-            return model.name
-        name = PurePosixPath(model.workflow).stem if model.workflow else model.action or ""
-        try:
-            return check_name(name)
-        except ValueError as error:
-            self._add(
-                "INVALID_NAME", path, f"the name of this task would be its action: {error}", hint="Give it a 'name'."
-            )
-            return name
-
     # --- stages ----------------------------------------------------------------------------------------------
 
     def _stage(self, draft: StageDraft) -> StagePlan:
         model, path = draft.model, draft.path
-        begin = self._node(draft.name, "begin")
         where = Place(STAGE_NAMES, draft.name)
-        depends_on = self._depends_on(draft, begin)
+        depends_on = self.waits.of_stage(draft)
         reads: dict[Reference, Position] = {}
         when = self.expressions.condition(model.when, (*path, "when"), where) if model.when is not None else None
         add_reads(reads, when)
         options = self._options(draft, reads)
         for reference, at in reads.items():
-            self._stage_read(draft, begin, reference, at, depends_on)
+            self.waits.read_by_stage(draft, reference, at, depends_on)
         if model.run_on != "success" and not model.depends_on:
             message = (
                 f"run_on: {model.run_on} needs 'depends_on': it says which outcome of these stages starts this one"
@@ -288,40 +224,6 @@ class _Compiler:
             position=self.source.position(path),
         )
 
-    def _depends_on(self, draft: StageDraft, begin: int) -> dict[str, None]:
-        found: dict[str, None] = {}
-        for index, name in enumerate(draft.model.depends_on):
-            path = (*draft.path, "depends_on", index)
-            if name not in self.drafts:
-                self._add("UNKNOWN_STAGE", path, f"stage '{name}' is not known. {known(name, self.drafts)}")
-            elif name in found:
-                self._add("DUPLICATE_NAME", path, f"depends_on names '{name}' twice")
-            else:
-                found[name] = None
-                self.graph.wait(begin, self._node(name, "end"), path)
-        return found
-
-    def _stage_read(
-        self, draft: StageDraft, begin: int, reference: Reference, at: Position, depends_on: dict[str, None]
-    ) -> None:
-        """A stage whose own keys read another stage waits for it as a whole."""
-        other = reference.stage
-        if other is None:
-            return
-        self.graph.wait(begin, self._node(other, "end"), draft.path, at)
-        if other != draft.name and other not in self._ancestors(depends_on):
-            depends_on[other] = None
-
-    def _ancestors(self, names: Mapping[str, None]) -> set[str]:
-        found: set[str] = set()
-        pending = list(names)
-        while pending:
-            name = pending.pop()
-            if name not in found:
-                found.add(name)
-                pending.extend(n for n in self.drafts[name].model.depends_on if n in self.drafts)
-        return found
-
     def _options(self, draft: StageDraft, reads: dict[Reference, Position]) -> dict[str, Any]:
         if draft.options is None:
             return {}
@@ -335,16 +237,11 @@ class _Compiler:
     # --- tasks -----------------------------------------------------------------------------------------------
 
     def _template(self, draft: StageDraft, spec: TemplateSpec) -> BlockTemplate:
-        tasks = self.tasks[draft.name, spec.name]
-        nodes = [self.graph.node(f"{draft.name}/{task.name}") for task in tasks]
-        begin, end = self._node(draft.name, "begin"), self._node(draft.name, "end")
-        self._announce(draft, spec, tasks, nodes)
-        block = self._block(draft, spec, nodes)
+        tasks = self.names.tasks[draft.name, spec.name]
+        block = self._block(draft, spec, self.waits.of_tasks(draft, tasks))
         plans: list[TaskPlan] = []
         dependents: list[list[int]] = [[] for _ in tasks]
         for index, task in enumerate(tasks):
-            self.graph.wait(nodes[index], begin)
-            self.graph.wait(end, nodes[index])
             self.paths[draft.name, spec.name, index] = task.path
             plan = self._task(block, index, task)
             plans.append(plan)
@@ -353,22 +250,13 @@ class _Compiler:
         return BlockTemplate(spec.name, tuple(plans), tuple(tuple(d) for d in dependents))
 
     def _block(self, draft: StageDraft, spec: TemplateSpec, nodes: Sequence[int]) -> _Block:
-        index_of = self.indexes[draft.name, spec.name]
+        index_of = self.names.indexes[draft.name, spec.name]
         where = Place((*TASK_NAMES, *spec.scope), draft.name, index_of, draft.whole)
         inherited = inherited_timeouts(self.workflow.defaults.timeout, draft.model.timeout, self.workflow.timeout)
         given, failed = where.and_names(SECRETS), where.and_names(FAILURE)
-        return _Block(draft, spec, index_of, nodes, where, given, failed, inherited)
+        return _Block(draft, spec, nodes, where, given, failed, inherited)
 
-    def _announce(self, draft: StageDraft, spec: TemplateSpec, tasks: Sequence[_Task], nodes: Sequence[int]) -> None:
-        """Let tasks of other stages wait for these: also those that were compiled before."""
-        if draft.kind is None or not draft.kind.single:
-            return
-        for task, node in zip(tasks, nodes, strict=True):
-            alias = self.nodes.setdefault((draft.name, f"task:{task.name}"), node)
-            if alias != node:
-                self.graph.wait(alias, node)
-
-    def _task(self, block: _Block, index: int, task: _Task) -> TaskPlan:
+    def _task(self, block: _Block, index: int, task: TaskDraft) -> TaskPlan:
         model, path, defaults = task.model, task.path, self.workflow.defaults
         refuse_task_keys(self.source, model, path, self.problems)
         when = self.expressions.condition(model.when, (*path, "when"), block.where) if model.when is not None else None
@@ -383,7 +271,7 @@ class _Compiler:
         if cache is not None:
             add_reads(task.reads, cache.key)
         undoing = self._undoing(block, task, inputs)
-        edges = self._edges(block, index, task)
+        edges = self.waits.edges(block.draft, block.spec, block.nodes, index, task)
         child = self._target(block, index, task)
         given = model.model_fields_set
         return TaskPlan(
@@ -393,7 +281,7 @@ class _Compiler:
             workflow=child,
             inputs=inputs,
             edges=edges,
-            depends_on=self._dependencies(block, index, task),
+            depends_on=self.waits.elsewhere(block.draft, block.nodes[index], task),
             when=when,
             resources={**defaults.resources, **model.resources},
             timeouts=task_timeouts(model.timeout, block.inherited, sub_workflow=model.workflow is not None),
@@ -415,7 +303,7 @@ class _Compiler:
         asked = Asked(model.agent or "", model.action or "") if known_one else Asked()
         return self.chains.chain(model.recovery, (*path, "recovery"), where, asked)
 
-    def _undoing(self, block: _Block, task: _Task, inputs: Template) -> Undoing | None:
+    def _undoing(self, block: _Block, task: TaskDraft, inputs: Template) -> Undoing | None:
         made = self.compensations.compile(
             task.name, task.model, task.path, block.given, given=inputs, inherited=block.inherited
         )
@@ -442,54 +330,7 @@ class _Compiler:
         self.secrets |= dict.fromkeys(found)
         return found
 
-    def _edges(self, block: _Block, index: int, task: _Task) -> tuple[Edge, ...]:
-        draft, index_of, nodes = block.draft, block.index_of, block.nodes
-        found: dict[int, Edge] = {}
-        for number, name in enumerate(task.model.needs):
-            path = (*task.path, "needs", number)
-            other = index_of.get(name)
-            if other is None:
-                if draft.whole:
-                    self._add("UNKNOWN_TASK", path, f"task '{name}' is not in this stage. {known(name, index_of)}")
-                continue
-            found[other] = Edge(other, "needs")
-            self.graph.wait(nodes[index], nodes[other], path)
-        if block.spec.chained and index > 0:
-            found.setdefault(index - 1, Edge(index - 1, "chain"))
-            self.graph.wait(nodes[index], nodes[index - 1], task.path)
-        for reference, at, undoing in task.each_read():
-            if reference.stage in (None, draft.name):
-                other = index_of.get(reference.task)
-                if other is None:
-                    if reference.stage is not None:
-                        message = f"task '{reference.task}' of this stage is not in the same block"
-                        self._add("UNKNOWN_REFERENCE", task.path, message, at=at)
-                    continue
-                found.setdefault(other, Edge(other, "data"))
-                self._read(nodes[index], nodes[other], task, at, undoing)
-        return tuple(found[key] for key in sorted(found))
-
-    def _read(self, node: int, other: int, task: _Task, at: Position, undoing: bool) -> None:
-        wait = self.graph.wait_to_undo if undoing else self.graph.wait
-        wait(node, other, task.path, at)
-
-    def _dependencies(self, block: _Block, index: int, task: _Task) -> tuple[Dependency, ...]:
-        found: dict[Dependency, None] = {}
-        node = block.nodes[index]
-        for reference, at, undoing in task.each_read():
-            other = reference.stage
-            if other is None or other == block.draft.name:
-                continue
-            kind = self.drafts[other].kind
-            if kind is not None and kind.single:
-                found[Dependency(other, reference.task)] = None
-                self._read(node, self._node(other, f"task:{reference.task}"), task, at, undoing)
-            else:
-                found[Dependency(other)] = None
-                self._read(node, self._node(other, "end"), task, at, undoing)
-        return tuple(found)
-
-    def _target(self, block: _Block, index: int, task: _Task) -> str | None:
+    def _target(self, block: _Block, index: int, task: TaskDraft) -> str | None:
         """Check what a task asks for; the key of its sub-workflow, where it is one."""
         model = task.model
         if model.workflow is not None:
@@ -505,7 +346,7 @@ class _Compiler:
                 self.problems += unknown_inputs(self.source, model.agent, model.inputs, info, task.path)
         return None
 
-    def _child_inputs(self, plan: Plan, task: _Task) -> None:
+    def _child_inputs(self, plan: Plan, task: TaskDraft) -> None:
         """Inputs that a task gives to a sub-workflow must be declared there, and the required ones given."""
         given = task.model.inputs
         if not isinstance(given, dict) or plan.open_inputs:
@@ -519,12 +360,6 @@ class _Compiler:
                 self._add("MISSING_INPUT", (*task.path, "inputs"), f"workflow '{plan.name}' needs the input '{name}'")
 
     # --- parts -----------------------------------------------------------------------------------------------
-
-    def _node(self, stage: str, kind: str) -> int:
-        if (stage, kind) not in self.nodes:
-            label = f"{stage}/{kind[5:]}" if kind.startswith("task:") else stage
-            self.nodes[stage, kind] = self.graph.node(label)
-        return self.nodes[stage, kind]
 
     def _recovery(self, entries: list[Any] | None, path: NodePath) -> tuple[StrategySpec, ...] | None:
         """A chain that counts for several tasks."""

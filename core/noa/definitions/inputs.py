@@ -11,7 +11,7 @@ from noa.definitions.source import NodePath, Source
 from noa.errors import InputError, Problem
 from noa.model.plan import InputSpec, Plan
 
-__all__ = ["check_inputs", "compile_inputs"]
+__all__ = ["check_inputs", "compile_inputs", "schema_problems"]
 
 
 def compile_inputs(source: Source, workflow: WorkflowModel, problems: list[Problem]) -> dict[str, InputSpec]:
@@ -96,6 +96,16 @@ def _described(spec: InputSpec) -> str:
     text = spec.schema.get("description")
     parts = [str(p) for p in (f"type {kind}" if kind else "", text) if p]
     return f" ({'; '.join(parts)})" if parts else ""
+
+
+def schema_problems(schema: Mapping[str, Any], value: Any) -> list[str]:
+    """What is wrong with a value by a JSON Schema, one sentence each; an empty schema takes anything."""
+    if not schema:
+        return []
+    from jsonschema import Draft202012Validator
+
+    found = Draft202012Validator(schema).iter_errors(value)
+    return [f"{'.'.join(map(str, e.absolute_path)) or 'the value'}: {e.message}" for e in found]
 
 
 def _mismatch(schema: Mapping[str, Any], value: Any) -> str:

@@ -409,7 +409,11 @@ class WorkflowModel(_Model):
         None, description="Limit for the run; a mapping also has limits for its tasks."
     )
     max_parallel: Annotated[int, Field(ge=1)] | None = Field(None, description="How many tasks may run at once.")
-    mode: str = Field("auto", description="Mode of execution; only auto until a later version.")
+    mode: str | None = Field(
+        None,
+        description="Mode of execution: auto, supervised, debug. Without it: supervised where something waits for a "
+        "person, else auto.",
+    )
     alerts: Any = Field(None, description=_LATER + "Where alerts go.")
     stages: Annotated[list[Any], Field(min_length=1), WithJsonSchema({"x-noa-ref": "Stages"})] = Field(
         description="Stages; their order says nothing, depends_on does."

@@ -40,6 +40,8 @@ class ChainCompiler:
     expressions: ExpressionCompiler
     agents: AgentChecks
     problems: list[Problem]
+    asks: bool = False
+    """Whether any chain may hold a task for a person."""
 
     def chain(
         self, entries: list[Any] | None, path: NodePath, where: Place, asked: Asked
@@ -82,6 +84,7 @@ class ChainCompiler:
         made = _Options(self, where, asked).compiled(model, plain, below)
         if made is not plain and len(self.problems) == before:
             self._check_places(strategy, made, below)
+        self.asks = self.asks or strategy.asks
         return StrategySpec(name, made, self.source.position(below, key=True))
 
     def _refuse(self, strategy: RecoveryStrategy, error: ValidationError, path: NodePath) -> None:

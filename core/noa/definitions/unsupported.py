@@ -14,8 +14,6 @@ _TASK_KEYS = ("approval",)
 
 def refuse_workflow_keys(source: Source, workflow: WorkflowModel, problems: list[Problem]) -> None:
     """Add a problem for each key of a workflow that is not executed yet, at its place."""
-    if workflow.mode != "auto":
-        problems.append(_problem(source, ("workflow", "mode"), f"'mode: {workflow.mode}'"))
     if workflow.alerts:
         problems.append(_problem(source, ("workflow", "alerts"), "'alerts'"))
 

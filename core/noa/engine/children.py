@@ -22,7 +22,7 @@ class _Runs(Protocol):
     """What is needed of the engine."""
 
     async def start(
-        self, plan: Plan, inputs: Mapping[str, Any], *, run_id: RunId, parent: str, output_uri: str
+        self, plan: Plan, inputs: Mapping[str, Any], *, run_id: RunId, parent: str, output_uri: str, mode: str
     ) -> Running: ...
 
     async def resume(self, run: RunId, *, plan: Plan) -> Running: ...
@@ -55,7 +55,7 @@ class Children:
         self._going[execution] = None
         try:
             begin = self._reopen if node.child else self._begin
-            child = self._going[execution] = await begin(run, plan, assignment, inputs)
+            child = self._going[execution] = await begin(run, plan, assignment, inputs, parent.state.mode)
             if execution in self._cancelled:
                 await child.cancel(reason=self._cancelled[execution])
             state = await child.wait()
@@ -108,19 +108,28 @@ class Children:
         finally:
             del self._going[execution]
 
-    async def _reopen(self, run: RunId, plan: Plan, assignment: Assignment, inputs: dict[str, Any]) -> Running:
+    async def _reopen(
+        self, run: RunId, plan: Plan, assignment: Assignment, inputs: dict[str, Any], mode: str
+    ) -> Running:
         """Go on with the child of an earlier attempt, whose own work that succeeded is then kept."""
         try:
             return await self._runs.reopen(run, reason="its parent is tried again", plan=plan)
         except RunNotFoundError:
-            return await self._begin(run, plan, assignment, inputs)
+            return await self._begin(run, plan, assignment, inputs, mode)
         except RunStateError:
             return await self._runs.resume(run, plan=plan)
 
-    async def _begin(self, run: RunId, plan: Plan, assignment: Assignment, inputs: dict[str, Any]) -> Running:
+    async def _begin(
+        self, run: RunId, plan: Plan, assignment: Assignment, inputs: dict[str, Any], mode: str
+    ) -> Running:
         try:
             return await self._runs.start(
-                plan, inputs, run_id=run, parent=assignment.execution_id, output_uri=assignment.output_uri
+                plan,
+                inputs,
+                run_id=run,
+                parent=assignment.execution_id,
+                output_uri=assignment.output_uri,
+                mode=mode,
             )
         except ConflictError:
             return await self._runs.resume(run, plan=plan)

@@ -10,7 +10,7 @@ from noa.engine.commands import CancelAttempt, Command, Effect, Execute, LookUp,
 from noa.engine.decide import Decider
 from noa.engine.signals import judge
 from noa.engine.state import RunState
-from noa.model.events import Event
+from noa.model.events import Event, SignalApplied
 from noa.model.ids import TaskPath
 from noa.plugin import SignalRecord
 
@@ -37,8 +37,29 @@ class Core:
 
     def signalled(self, signal: SignalRecord, at_ms: int) -> tuple[list[Event], list[Effect]]:
         """Apply or refuse a signal, and what follows from it; nothing where it was taken before."""
-        event = judge(self.state, signal, at_ms)
-        return ([], []) if event is None else self.advance(event)
+        event = judge(self.state, signal, at_ms, self._decider.known(self.state))
+        if event is None:
+            return [], []
+        events, effects = self.advance(event)
+        if isinstance(event, SignalApplied) and event.kind == "mode":
+            for resolved in self._decider.resolved(self.state, at_ms):
+                more_events, more_effects = self.advance(resolved)
+                events += more_events
+                effects += more_effects
+        return events, effects
+
+    def recorded(self, signal: SignalRecord, at_ms: int) -> list[Event]:
+        """Fold a signal in before anything is decided: the events that record it; none where it was taken before."""
+        event = judge(self.state, signal, at_ms, self._decider.known(self.state))
+        if event is None:
+            return []
+        self.state.apply(event)
+        events = [event]
+        if isinstance(event, SignalApplied) and event.kind == "mode":
+            for resolved in self._decider.resolved(self.state, at_ms):
+                self.state.apply(resolved)
+                events.append(resolved)
+        return events
 
     def guards(self, task: TaskPath) -> tuple[Entry, ...]:
         """The strategies that may refuse an attempt of a task before it begins."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from noa.definitions import Evaluator
+from noa.definitions import Evaluator, schema_problems
 from noa.engine.chains import Chains, Entry
 from noa.engine.commands import (
     AdvanceStage,
@@ -23,8 +23,10 @@ from noa.engine.commands import (
     StartTask,
 )
 from noa.engine.durations import Durations
+from noa.engine.gates import Gates
 from noa.engine.nodes import BlockNode, StageNode, TaskNode
 from noa.engine.scope import Reads, reads_of, scope_for
+from noa.engine.signals import Known
 from noa.engine.state import RunState, last_outputs_key
 from noa.errors import NoaError
 from noa.model.events import (
@@ -34,6 +36,7 @@ from noa.model.events import (
     Decision,
     Event,
     Hold,
+    HoldResolved,
     Recall,
     RecoveryChosen,
     Retry,
@@ -42,10 +45,12 @@ from noa.model.events import (
     RunFinished,
     RunStatus,
     StageFinished,
+    StageHeld,
     StageSkipped,
     StageStarted,
     Substitute,
     TaskFailed,
+    TaskHeld,
     TaskScheduled,
     TaskSkipped,
     decode_event,
@@ -53,7 +58,7 @@ from noa.model.events import (
 )
 from noa.model.failure import Failure
 from noa.model.plan import Expression, StagePlan, TaskPlan
-from noa.plugin import Attempted, BlockView, Registry, StageType
+from noa.plugin import ActionInfo, Attempted, BlockView, Registry, StageType
 
 __all__ = ["MAX_ATTEMPTS", "Decider"]
 
@@ -72,18 +77,45 @@ class Decider:
         registry: Where stage types and recovery strategies are found.
         evaluator: Evaluates expressions; may be shared.
         durations: Of attempts in this process, for strategies that time a second attempt by them.
+        action: What is known of an action of an agent, for checking what people put in its place.
     """
 
-    def __init__(self, registry: Registry, evaluator: Evaluator, durations: Durations | None = None) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        evaluator: Evaluator,
+        durations: Durations | None = None,
+        action: Callable[[str, str], ActionInfo | None] | None = None,
+    ) -> None:
         self._registry = registry
         self._evaluator = evaluator
         self._durations = durations or Durations()
         self._reads: dict[int, tuple[TaskPlan, Reads]] = {}
         self._chains = Chains(registry.recovery_strategies)
+        self._gates = Gates(registry.modes, evaluator)
+        self._action = action or (lambda _agent, _action: None)
 
     def decide(self, state: RunState, command: Decide, at_ms: int) -> list[Event]:
         """The events that answer a command; at least one."""
         return _DECIDE[type(command)](self, state, command, at_ms)
+
+    def known(self, state: RunState) -> Known:
+        """What signals to this run may name."""
+        agents = {*self._registry.agents, *state.plan.agents}
+        return Known(agents, self._registry.modes, self._action, schema_problems)
+
+    def resolved(self, state: RunState, at_ms: int) -> list[Event]:
+        """Answers to the holds for which the mode that the run is in now waits for nobody."""
+        found = ((subject, self._gates.answer(state, hold)) for subject, _, hold in state.iter_holds())
+        by = f"nobody: mode {state.mode}"
+        return [HoldResolved(at_ms=at_ms, subject=subject, answer=a, by=by) for subject, a in found if a is not None]
+
+    def _with_answer(self, state: RunState, held: Event, subject: str, hold: Hold, at_ms: int) -> list[Event]:
+        """A hold, and its answer where nobody is waited for."""
+        answer = self._gates.answer(state, hold)
+        if answer is None:
+            return [held]
+        return [held, HoldResolved(at_ms=at_ms, subject=subject, answer=answer, by=f"nobody: mode {state.mode}")]
 
     def guards(self, state: RunState, task: TaskNode) -> tuple[Entry, ...]:
         """The strategies of a task's chain that may refuse an attempt before it begins."""
@@ -107,6 +139,8 @@ class Decider:
     def _open_stage(self, state: RunState, command: OpenStage, at_ms: int) -> list[Event]:
         stage = state.stages[command.stage]
         plan = stage.plan
+        if stage.failure is not None:
+            return [StageFinished(at_ms=at_ms, stage=plan.name, status="failed", failure=stage.failure)]
         if state.cancelled and not _cleans_up(state, plan):
             return [StageFinished(at_ms=at_ms, stage=plan.name, status="cancelled")]
         if stage.doomed and plan.run_on == "success":
@@ -116,6 +150,10 @@ class Decider:
         try:
             if plan.when is not None and not self._true(state, plan.when):
                 return [StageSkipped(at_ms=at_ms, stage=plan.name, reason=f"`{plan.when.text}` is false")]
+            hold = self._gates.stage(state, stage)
+            if hold is not None:
+                held = StageHeld(at_ms=at_ms, stage=plan.name, hold=hold)
+                return self._with_answer(state, held, plan.name, hold, at_ms)
             opening = self._stage_type(plan).start(_View(self, state, stage))
             _check_blocks(stage, opening.blocks)
             started = StageStarted(at_ms=at_ms, stage=plan.name, blocks=list(opening.blocks), memo=opening.memo)
@@ -172,6 +210,13 @@ class Decider:
                 return [TaskSkipped(at_ms=at_ms, task=task.path, reason=f"`{plan.when.text}` is false")]
             wired = plan.inputs is None and task.substitute is None
             inputs = {} if wired else self._inputs(state, task)
+            if task.edits:
+                inputs, wired = {**(inputs or (state.wired_inputs(task) if wired else {})), **task.edits}, False
+            hold = self._gates.task(state, task, inputs, wired=wired)
+            if hold is not None:
+                seen = state.wired_inputs(task) if wired else inputs
+                held = TaskHeld(at_ms=at_ms, task=task.path, hold=hold, inputs=seen)
+                return self._with_answer(state, held, task.path, hold, at_ms)
             cache_key = ""
             if plan.cache is not None and not task.first_ms:
                 cache_key = self._cache_key(state, task, inputs)
@@ -223,13 +268,18 @@ class Decider:
             known = self._reads[id(plan)] = (plan, Reads(plan.inputs))
         if known[1].constant:
             return dict(plan.inputs)
-        own = {"outputs": task.undoes.outputs} if task.undoes is not None else None
-        inputs = self._evaluator.evaluate(plan.inputs, scope_for(state, known[1], block=task.block, bindings=own))
-        return dict(inputs)
+        scope = scope_for(state, known[1], block=task.block)
+        if task.undoes is not None:
+            _see_effects(scope, task, task.undoes)
+        return dict(self._evaluator.evaluate(plan.inputs, scope))
 
     def _choose_recovery(self, state: RunState, command: ChooseRecovery, at_ms: int) -> list[Event]:
         task = state.tasks[command.task]
         failure = task.failure or Failure("INTERNAL", f"task '{task.path}' failed without saying why")
+        hold = self._gates.failure(state, task, failure)
+        if hold is not None:
+            held = TaskHeld(at_ms=at_ms, task=task.path, hold=hold, inputs=task.inputs or {})
+            return self._with_answer(state, held, task.path, hold, at_ms)
         name = "?"
         try:
             entries = self._chains.of(state.plan, task).entries
@@ -243,7 +293,11 @@ class Decider:
                 chosen = RecoveryChosen(
                     at_ms=at_ms, task=task.path, attempt=task.attempt, strategy=f"{index}:{name}", decision=decision
                 )
-                return [decode_event(encode_event(chosen))]
+                made = decode_event(encode_event(chosen))
+                asked = made.decision if isinstance(made, RecoveryChosen) else None
+                if isinstance(asked, Hold):
+                    return self._with_answer(state, made, task.path, asked, at_ms)
+                return [made]
         except Exception as error:  # foreign code: a strategy may raise or answer anything
             known = isinstance(error, _RefusedError | NoaError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
@@ -374,6 +428,17 @@ def _past(task: TaskNode, entry: int, at_ms: int) -> Attempted:
         last_delay_ms=past.delay_ms if past is not None else 0,
         expired=task.expired,
     )
+
+
+def _see_effects(scope: dict[str, Any], task: TaskNode, undone: TaskNode) -> None:
+    """Let what undoes a task see, under the task's name, what it gave when it did what is being undone."""
+    scope["outputs"] = outputs = task.effects[-1][1]
+    view = {"outputs": outputs, "status": "succeeded" if undone.done or len(task.effects) > 1 else undone.status}
+    name, stage = undone.plan.name, undone.stage.plan.name
+    if name in scope["tasks"]:
+        scope["tasks"][name] = view
+    if name in scope["stages"].get(stage, {}):
+        scope["stages"][stage][name] = view
 
 
 def _seen(failure: Failure) -> dict[str, Any]:

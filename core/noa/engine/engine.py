@@ -25,7 +25,6 @@ from noa.engine.outputs import OutputKeeper
 from noa.engine.ports import Clock, Dispatcher, EventObserver, NoSecrets, Secrets, SystemClock, TaskObserver
 from noa.engine.reopening import why_not_reopened
 from noa.engine.run import LiveRun
-from noa.engine.signals import judge
 from noa.engine.state import RunState
 from noa.errors import (
     DefinitionError,
@@ -40,7 +39,7 @@ from noa.errors import (
 from noa.model.events import Event, RunCreated, RunReopened, RunResumed
 from noa.model.ids import RunId, TaskPath
 from noa.model.plan import Plan
-from noa.plugin import ArtifactStore, Journal, Lease, Registry
+from noa.plugin import ActionInfo, ArtifactStore, Journal, Lease, Mode, Registry
 
 __all__ = ["Engine", "Running", "new_run_id"]
 
@@ -71,6 +70,7 @@ class Engine:
         on_event: Told of each event after it is on disk.
         on_observation: Told of what is seen of attempts.
         secrets: Gives the secrets that inputs pass on, and masks them in what comes back.
+        action: What is known of an action of an agent, for checking what people put in its place.
         prepare: Told of a plan before a run of it begins or goes on here; declares its agents and pools.
     """
 
@@ -86,6 +86,7 @@ class Engine:
         on_event: EventObserver | None = None,
         on_observation: TaskObserver | None = None,
         secrets: Secrets | None = None,
+        action: Callable[[str, str], ActionInfo | None] | None = None,
         prepare: Callable[[Plan], None] | None = None,
         lease_ms: int = LEASE_MS,
     ) -> None:
@@ -97,6 +98,7 @@ class Engine:
         self._on_event = on_event or (lambda _run, _seq, _event: None)
         self._on_observation = on_observation or (lambda _run, _task, _attempt, _seen: None)
         self._secrets = secrets or NoSecrets()
+        self._action = action
         self._prepare = prepare or (lambda _plan: None)
         self._lease_ms = lease_ms
         self._evaluator = Evaluator()
@@ -133,13 +135,16 @@ class Engine:
         output_uri: str | Callable[[RunId], str] = "",
         parent: str = "",
         key: str = "",
+        mode: str = "",
     ) -> Running:
         """Begin a run; returns once its first event is on disk.
 
         Args:
             key: Of which there is one run at most in the store.
+            mode: Mode of execution; empty is the definition's.
 
         Raises:
+            UsageError: The mode is not known.
             InputError: The inputs do not fit; no run was created.
             RunKeyError: A run was started under this key before; `same` says whether with the same definition and
                 inputs.
@@ -159,7 +164,8 @@ class Engine:
             version=plan.version,
             definitions=hashes,
             inputs=given,
-            mode=plan.mode,
+            mode=mode or plan.mode,
+            debugs=self._mode(mode or plan.mode).debugs,
             actor=actor,
             parent=parent,
             output_uri=output_uri(run) if callable(output_uri) else output_uri,
@@ -181,7 +187,13 @@ class Engine:
         return self._drive(core, lease, 1, events[1:], effects)
 
     def _core(self, plan: Plan) -> Core:
-        return Core(RunState(plan), Decider(self._registry, self._evaluator, self._durations))
+        return Core(RunState(plan), Decider(self._registry, self._evaluator, self._durations, self._action))
+
+    def _mode(self, name: str) -> Mode:
+        modes = self._registry.modes
+        if name not in modes:
+            raise UsageError(f"mode '{name}' is not known. Known: {', '.join(sorted(modes))}", mode=name)
+        return modes[name]
 
     async def _key_taken(self, error: RunKeyError, wanted: RunCreated) -> RunKeyError:
         (_, found), *_ = await self._journal.read(RunId(error.run_id), limit=1)
@@ -368,10 +380,7 @@ class Engine:
         core.state.apply(first[0])
         # What people said while nobody drove the run counts before anything is executed again.
         for signal in await self._journal.signals([run]):
-            judged = judge(core.state, signal, now_ms)
-            if judged is not None:
-                first.append(judged)
-                core.state.apply(judged)
+            first += core.recorded(signal, now_ms)
         if reopened is not None:
             first.append(_continued(core.state, reopened))
             core.state.apply(first[-1])

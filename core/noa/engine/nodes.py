@@ -11,7 +11,7 @@ from noa.model.failure import Failure
 from noa.model.ids import TaskPath
 from noa.model.plan import BlockTemplate, StagePlan, TaskPlan
 
-__all__ = ["TERMINAL", "BlockNode", "Past", "StageNode", "StageStatus", "TaskNode", "TaskStatus"]
+__all__ = ["TERMINAL", "BlockNode", "Effects", "Past", "StageNode", "StageStatus", "TaskNode", "TaskStatus"]
 
 TaskStatus: TypeAlias = Literal[
     "pending",  # waits for other tasks
@@ -30,9 +30,13 @@ TaskStatus: TypeAlias = Literal[
     "cancelled",
 ]
 StageStatus: TypeAlias = Literal[
-    "pending", "opening", "running", "succeeded", "failed", "skipped", "blocked", "cancelled"
+    "pending", "opening", "held", "running", "succeeded", "failed", "skipped", "blocked", "cancelled"
 ]
 TERMINAL = frozenset({"succeeded", "skipped", "failed", "blocked", "cancelled"})
+
+
+Effects: TypeAlias = tuple[dict[str, Any], dict[str, Any]]
+"""Inputs and outputs of an attempt whose effects may have to be undone."""
 
 
 class Past:
@@ -60,11 +64,20 @@ class TaskNode:
         recalled: Whether the store was asked for outputs since the last failure.
         expired: Whether its total time is over.
         hold: What a person is asked.
+        approved: Whether its approval was given.
+        passed: Whether the debugger let it begin.
+        seen: Whether the debugger let its last failure go to the recovery chain.
+        approvals: Who approved so far.
+        editor: Who changed what it is asked last, else empty.
+        edits: Inputs that somebody put in the place of its own.
+        decided: How a person wants it to end, and with which outputs, once its attempts have ended.
         done: Whether an attempt succeeded; else what it gives comes from elsewhere, and nothing has to be undone.
         kept: Key under which the store keeps its outputs, and for how long; None for not at all.
         source: Run whose outputs it took, else empty.
         redone: How often it was reset after it had succeeded.
         child: Attempt whose sub-workflow run is gone on with, 0 for none.
+        effects: What earlier successes did that is not undone, as inputs and outputs; of what undoes a task, all that
+            it has still to undo, the last one first in turn.
         undoes: The task that this one undoes.
         undo: What undoes this task, once it is being undone.
         changed_ms: When its status changed last.
@@ -73,14 +86,20 @@ class TaskNode:
     __slots__ = (
         "action",
         "agent",
+        "approvals",
+        "approved",
         "attempt",
         "block",
         "changed_ms",
         "child",
         "chosen",
+        "decided",
         "degraded",
         "done",
         "doomed",
+        "editor",
+        "edits",
+        "effects",
         "entry",
         "expired",
         "failure",
@@ -96,10 +115,12 @@ class TaskNode:
         "kept",
         "live",
         "outputs",
+        "passed",
         "path",
         "plan",
         "recalled",
         "redone",
+        "seen",
         "slot",
         "source",
         "started_ms",
@@ -121,6 +142,7 @@ class TaskNode:
         self.attempt = 0
         self.redone = 0
         self.child = 0
+        self.effects: list[Effects] = []
         self.undoes: TaskNode | None = None
         self.undo: TaskNode | None = None
         self.outputs: dict[str, Any] | None = None
@@ -150,6 +172,13 @@ class TaskNode:
         self.recalled = False
         self.expired = False
         self.hold: Hold | None = None
+        self.approved = False
+        self.passed = False
+        self.seen = False
+        self.approvals: tuple[str, ...] = ()
+        self.editor = ""
+        self.edits: dict[str, Any] | None = None
+        self.decided: tuple[TaskStatus, dict[str, Any] | None] | None = None
         self.jitter = 0.0
         self.degraded = False
         self.done = False
@@ -215,12 +244,15 @@ class StageNode:
     `closing`: no more blocks open and the rest is being cancelled. `advancing`: keys of finished blocks about which
     the stage type has not answered yet. `active` counts tasks that hold a slot. `bad`: a task that
     is not optional failed. `base` is what implicit wiring gives to its first tasks, `given` what it hands on.
-    `read` keeps what expressions see of its tasks, once it is over.
+    `read` keeps what expressions see of its tasks, once it is over. `ordinal`: it was the n-th stage to begin, from 1.
+    `hold`, `approved` and `approvals` are as in a task.
     """
 
     __slots__ = (
         "active",
         "advancing",
+        "approvals",
+        "approved",
         "bad",
         "base",
         "blocks",
@@ -228,9 +260,11 @@ class StageNode:
         "doomed",
         "failure",
         "given",
+        "hold",
         "memo",
         "open_blocks",
         "opened_blocks",
+        "ordinal",
         "plan",
         "read",
         "ready",
@@ -243,6 +277,10 @@ class StageNode:
         self.plan = plan
         self.status: StageStatus = "pending"
         self.unmet = len(plan.depends_on)
+        self.ordinal = 0
+        self.hold: Hold | None = None
+        self.approved = False
+        self.approvals: tuple[str, ...] = ()
         self.doomed = False
         self.bad = False
         self.closing = ""

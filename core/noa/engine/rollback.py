@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from noa.engine.nodes import BlockNode, StageNode, TaskNode
+from noa.engine.nodes import BlockNode, Effects, StageNode, TaskNode
 from noa.model.ids import TaskPath, task_path
 from noa.model.plan import Plan, TaskPlan
 
-__all__ = ["Undoing", "undo_plan"]
+__all__ = ["Undoing", "effects_of", "how_undone", "undo_plan"]
 
 _Mark: TypeAlias = tuple[str, str]
 """("begin", stage), ("end", stage) or ("block", stage[key]): points between tasks that order them."""
@@ -26,14 +26,28 @@ _Node: TypeAlias = "TaskNode | _Mark"
 
 def undo_plan(task: TaskNode, children: Mapping[str, Plan]) -> TaskPlan | None:
     """What undoes a task; None where there is nothing to undo, or nothing to undo it with."""
+    if task.undo is not None:
+        return task.undo.plan if task.undo.effects else None
+    return how_undone(task, children) if effects_of(task) else None
+
+
+def how_undone(task: TaskNode, children: Mapping[str, Plan]) -> TaskPlan | None:
+    """What undoes a task, whether or not it did anything."""
     plan = task.plan
-    if not task.attempt or task.source or (task.undo is not None and task.undo.status in ("succeeded", "skipped")):
-        return None
     if plan.compensate is not None:
-        return plan.compensate if task.done or plan.compensate_after == "attempt" else None
+        return plan.compensate
     if plan.workflow is not None and _compensates(children[plan.workflow]):
         return TaskPlan(name=plan.name, workflow=plan.workflow, inputs={}, position=plan.position)
     return None
+
+
+def effects_of(task: TaskNode) -> list[Effects]:
+    """What a task did that is not undone: of each success, and of attempts whose effects are unknown."""
+    plan = task.plan
+    unknown = plan.compensate_after == "attempt" or plan.workflow is not None
+    if task.done or (unknown and task.tries and not task.source):
+        return [*task.effects, (task.inputs or {}, task.outputs or {})]
+    return list(task.effects)
 
 
 def _compensates(plan: Plan) -> bool:
@@ -59,12 +73,24 @@ class Undoing:
 
     @classmethod
     def of(
-        cls, stages: Mapping[str, StageNode], tasks: Mapping[TaskPath, TaskNode], children: Mapping[str, Plan]
+        cls,
+        stages: Mapping[str, StageNode],
+        tasks: Mapping[TaskPath, TaskNode],
+        owing: Iterable[TaskNode],
+        children: Mapping[str, Plan],
     ) -> Undoing:
-        """The rollback of what these stages did."""
+        """The rollback of what these stages did.
+
+        Args:
+            owing: Tasks of blocks that were forgotten, of which something is left to undo.
+        """
         undoing = cls()
         for stage in stages.values():
             undoing._add_stage(stage, stages, tasks)
+        for task in owing:
+            name = task.stage.plan.name
+            undoing._needs[("end", name)].append(task)
+            undoing._needs[task] = [("begin", name)]
         for needs in undoing._needs.values():
             for node in needs:
                 undoing._waiting[node] = undoing._waiting.get(node, 0) + 1

@@ -335,6 +335,8 @@ class LiveRun:
 
     def _cancel_attempt(self, path: TaskPath, attempt: int, reason: str) -> None:
         execution = execution_id(self.run_id, path, attempt)
+        if execution not in self._attempts and not self.state.accepts(path, attempt):
+            return  # it never began here, and nobody waits for its end
         if self.state.tasks[path].plan.workflow is not None:
             if execution not in self._attempts:
                 self._execute(path, attempt)  # the child is on disk, and must end there too

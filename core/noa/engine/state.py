@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from noa.engine import interventions
 from noa.engine.commands import (
     AdvanceStage,
     CancelAttempt,
@@ -24,9 +25,11 @@ from noa.engine.commands import (
     SetTimer,
     StartTask,
 )
+from noa.engine.debugging import Debugging
+from noa.engine.holds import escalated, rejected
 from noa.engine.nodes import BlockNode, StageNode, TaskNode, TaskStatus
 from noa.engine.reopening import Reset, reset_of
-from noa.engine.rollback import Undoing, undo_plan
+from noa.engine.rollback import Undoing, effects_of, how_undone, undo_plan
 from noa.engine.wiring import Fields, extend, merge, visible
 from noa.errors import InternalError
 from noa.model.events import (
@@ -39,6 +42,7 @@ from noa.model.events import (
     Event,
     Fail,
     Hold,
+    HoldResolved,
     LateResult,
     Recall,
     Recalled,
@@ -55,10 +59,12 @@ from noa.model.events import (
     SignalRefused,
     Skip,
     StageFinished,
+    StageHeld,
     StageSkipped,
     StageStarted,
     Substitute,
     TaskFailed,
+    TaskHeld,
     TaskScheduled,
     TaskSkipped,
     TimerFired,
@@ -89,7 +95,11 @@ class RunState:
         forced: Whether cleanup is ended too: it was cancelled a second time.
         signals: Ids of the signals that were applied or refused.
         agents: Agents that were asked for anything.
-        held: Tasks that wait for a person, in the order in which they began to.
+        held: Tasks that wait for a person, in the order in which they began to; `held_stages` are stages that do.
+        mode: Its mode of execution now.
+        actor: Who began it.
+        paused: Who wants that nothing more begins, else empty.
+        debugging: Breakpoints and steps.
         undo_wanted: Whether the run is to be undone once its stages are over.
         undoing: The rollback, once it began.
         left: Tasks that could not be undone, once the run is over.
@@ -111,6 +121,11 @@ class RunState:
         self.agents: set[str] = set()
         self.forced = False
         self.held: dict[TaskPath, TaskNode] = {}
+        self.held_stages: dict[str, StageNode] = {}
+        self.mode = "auto"
+        self.actor = ""
+        self.paused = ""
+        self.debugging = Debugging()
         self.undo_wanted = False
         self.undoing: Undoing | None = None
         self.left: list[TaskPath] = []
@@ -121,6 +136,7 @@ class RunState:
         self.tasks: dict[TaskPath, TaskNode] = {}
         self.pending: dict[str, Command] = {}
         self.open_stages = len(self.stages)
+        self.begun_stages = 0
         self.counts: dict[str, int] = {}
         self.wires_implicitly = any(
             task.inputs is None and task.agent
@@ -129,7 +145,8 @@ class RunState:
             for task in template.tasks
         )
         self._timed_out = False
-        self._earlier: dict[TaskPath, tuple[int, int]] = {}
+        self._earlier: dict[TaskPath, TaskNode] = {}
+        self._owing: dict[TaskPath, TaskNode] = {}
         self._active = 0
         self._ready: list[tuple[int, int, TaskNode]] = []
         self._order = 0
@@ -145,7 +162,9 @@ class RunState:
     @property
     def waiting(self) -> bool:
         """Whether nothing but a person (or the time that one has) moves the run on."""
-        return bool(self.held) and all(isinstance(command, SetTimer) for command in self.pending.values())
+        return bool(self.held or self.held_stages or self.paused) and all(
+            isinstance(command, SetTimer) for command in self.pending.values()
+        )
 
     def apply(self, event: Event) -> list[Command]:
         """Fold one event in and say what is wanted next.
@@ -178,6 +197,15 @@ class RunState:
             if node is not None:
                 yield node
 
+    def iter_holds(self) -> Iterator[tuple[str, TaskNode | StageNode, Hold]]:
+        """What waits for a person: path of the task or name of the stage, its node, and its hold."""
+        for path, task in self.held.items():
+            if task.hold is not None:
+                yield path, task, task.hold
+        for name, stage in self.held_stages.items():
+            if stage.hold is not None:
+                yield name, stage, stage.hold
+
     def iter_running(self) -> Iterator[TaskNode]:
         """Tasks of which an attempt is going on."""
         seen: set[TaskPath] = set()
@@ -193,6 +221,8 @@ class RunState:
         self.inputs = event.inputs
         self.output_uri = event.output_uri
         self.parent = event.parent
+        self.set_mode(event.mode, debugs=event.debugs)
+        self.actor = event.actor
         self.created_ms = event.at_ms
         self.status = "running"
         if self.plan.timeout_ms is not None:
@@ -230,10 +260,12 @@ class RunState:
         for stage in self.stages.values():
             if stage.status == "running":
                 self._close(stage, reason)
+            elif stage.status == "held":
+                self._let_open(stage)
 
     def _signal_applied(self, event: SignalApplied) -> None:
         self.signals.add(event.signal)
-        _SIGNALS[event.kind](self, event)
+        interventions.APPLIED[event.kind](self, event)
 
     def _signal_refused(self, event: SignalRefused) -> None:
         self.signals.add(event.signal)
@@ -249,7 +281,7 @@ class RunState:
         self.pending.pop("run", None)
         self.undo_wanted = True
         self.failure = event.failure or self.failure
-        self.undoing = Undoing.of(self.stages, self.tasks, self.plan.children)
+        self.undoing = Undoing.of(self.stages, self.tasks, self._owing.values(), self.plan.children)
         if not self.forced:
             self._begin_undoing(self.undoing.first())
         self._maybe_undone()
@@ -262,6 +294,7 @@ class RunState:
                 assert plan is not None
                 task.undo = TaskNode(plan, compensation_path(task.path), task.block, task.index)
                 task.undo.undoes = task
+                task.undo.effects = effects_of(task)
                 self.tasks[task.undo.path] = task.undo
                 self._count("pending", 1)
             else:
@@ -277,7 +310,9 @@ class RunState:
         assert task.undoes is not None
         self.undoing.open -= 1
         if task.status in ("succeeded", "skipped"):
-            ready = self.undoing.undone(task.undoes)
+            task.effects.pop()
+            task.redone += 1
+            ready = [task.undoes] if task.effects else self.undoing.undone(task.undoes)
             if not self.forced:
                 self._begin_undoing(ready)
         self._pump(task.stage)
@@ -343,15 +378,23 @@ class RunState:
     def _forget(self, stage: StageNode) -> None:
         for block in stage.blocks.values():
             for task in block.tasks:
-                self._earlier[task.path] = (task.attempt, task.redone + task.done)
+                self._begin_anew(task)
+                self._earlier[task.path] = task
+                if task.effects:
+                    self._owing[task.path] = task
                 del self.tasks[task.path]
 
     def _reset_task(self, task: TaskNode) -> None:
-        task.redone += task.done
         child = task.attempt if task.plan.workflow is not None and not task.done else 0
-        task.reset()
+        self._begin_anew(task)
         task.child = child
         task.status = "pending"
+
+    def _begin_anew(self, task: TaskNode) -> None:
+        """Forget what became of a task, but for what has to be undone all the same."""
+        task.effects = effects_of(task) if how_undone(task, self.plan.children) is not None else []
+        task.redone += task.done
+        task.reset()
 
     def _reset_stage(self, stage: StageNode) -> None:
         stage.status = "running"
@@ -399,6 +442,8 @@ class RunState:
         stage = self.stages[event.stage]
         self.pending.pop(f"stage:{event.stage}", None)
         stage.status = "running"
+        self.begun_stages += 1
+        stage.ordinal = self.begun_stages
         stage.started_ms = event.at_ms
         stage.memo = event.memo
         if stage.plan.timeout_ms is not None:
@@ -466,8 +511,10 @@ class RunState:
             task = TaskNode(plan, task_path(name, block.key, plan.name), node, index)
             task.unmet = len(plan.edges)
             self.tasks[task.path] = task
-            if self._earlier:
-                task.attempt, task.redone = self._earlier.pop(task.path, (0, 0))
+            earlier = self._earlier.pop(task.path, None) if self._earlier else None
+            if earlier is not None:
+                task.attempt, task.redone, task.effects = earlier.attempt, earlier.redone, earlier.effects
+                self._owing.pop(task.path, None)
             node.tasks.append(task)
             if plan.depends_on:
                 self._await_elsewhere(task)
@@ -550,6 +597,8 @@ class RunState:
         self._pump_run()
 
     def _pump_run(self) -> None:
+        if self.paused:
+            return
         limit = self.plan.max_parallel
         while self._ready and (limit is None or self._active < limit):
             task = heapq.heappop(self._ready)[2]
@@ -632,7 +681,10 @@ class RunState:
         task.outputs = event.outputs
         task.done = True
         others = [attempt for attempt in task.live if attempt != event.attempt]
-        self._over(task, "succeeded")
+        if task.decided is not None:
+            self._over(task, self._decided(task))
+        else:
+            self._over(task, "succeeded")
         for attempt in others:  # wanted, but not waited for: its result is late now
             self._out.append(CancelAttempt(task.path, attempt, "another attempt was quicker", attempt == task.hedged))
 
@@ -644,6 +696,9 @@ class RunState:
             return  # the other one may still succeed
         task.jitter = event.jitter
         self.pending.pop(f"timer:hedge:{task.path}", None)
+        if task.decided is not None:
+            self._over(task, self._decided(task))
+            return
         if task.status == "cancelling":
             if task.stage.closing or not task.expired or self._stops_undoing(task):
                 task.failure = task.failure or event.failure
@@ -654,7 +709,57 @@ class RunState:
         task.child = 0
         task.entry = 0
         task.recalled = False
+        task.seen = False
         self._ask_chain(task)
+
+    def _decided(self, task: TaskNode) -> TaskStatus:
+        assert task.decided is not None
+        status, task.outputs = task.decided
+        return status
+
+    def end_as(self, task: TaskNode, status: TaskStatus, outputs: dict[str, Any] | None, reason: str) -> None:
+        """A person says how a task ends; attempts that go on are ended first, and what they give does not count."""
+        if task.status in ("running", "cancelling"):
+            task.decided = (status, outputs)
+            if task.status == "running":
+                self._end_attempts(task, reason)
+        else:
+            task.outputs = outputs
+            self._release(task)
+            self._over(task, status)
+
+    def cancel_task(self, task: TaskNode, reason: str) -> None:
+        """End a task as cancelled; what depends on it is blocked."""
+        self._release(task)
+        self._cancel(task, reason)
+
+    def cancel_stage(self, stage: StageNode, reason: str) -> None:
+        """End a stage early; one that is held does not open."""
+        if stage.status == "held":
+            stage.failure = Failure("CANCELLED", reason)
+            self._let_open(stage)
+        else:
+            self._close(stage, reason)
+
+    def retry_now(self, task: TaskNode) -> None:
+        """Try a task again at once that is held after a failure, or that waits for its retry."""
+        if task.hold is not None:
+            self.answer(task.path, "retry")
+        else:
+            self.pending.pop(f"timer:retry:{task.path}", None)
+            self._queue(task)
+            self._pump(task.stage)
+
+    def unpause(self) -> None:
+        """Let tasks begin again."""
+        self.paused = ""
+        self._pump_run()
+
+    def set_mode(self, mode: str, *, debugs: bool) -> None:
+        """Go on in another mode; what the debugger wanted is forgotten, unless it goes on or begins."""
+        self.mode = mode
+        self.debugging.stepping = "task" if debugs else ""
+        self.debugging.until = None
 
     def _ask_chain(self, task: TaskNode) -> None:
         self._set(task, "recovering")
@@ -732,12 +837,60 @@ class RunState:
         self.held.pop(task.path, None)
         self.pending.pop(f"timer:hold:{task.path}", None)
 
-    def _answered(self, event: SignalApplied) -> None:
-        self._answer(self.tasks[event.task], event.body["choice"], event.body.get("outputs"))
+    def _task_held(self, event: TaskHeld) -> None:
+        task = self.tasks[event.task]
+        self.pending.pop(task.path, None)
+        task.inputs = event.inputs
+        self._hold(task, event.hold)
+        if event.hold.kind in ("breakpoint", "step", "failure"):
+            self.debugging.stopped(event.hold.show.get("breakpoint", ""))
 
-    def _answer(self, task: TaskNode, choice: str, outputs: dict[str, Any] | None = None) -> None:
+    def _stage_held(self, event: StageHeld) -> None:
+        stage = self.stages[event.stage]
+        self.pending.pop(f"stage:{event.stage}", None)
+        stage.status = "held"
+        stage.hold = event.hold
+        self.held_stages[event.stage] = stage
+        if event.hold.timeout_ms is not None:
+            self._emit(SetTimer(f"hold:{event.stage}", self.now_ms + event.hold.timeout_ms))
+
+    def _hold_resolved(self, event: HoldResolved) -> None:
+        self.answer(event.subject, event.answer, by=event.by, reason=event.reason)
+
+    def answer(
+        self, subject: str, choice: str, outputs: dict[str, Any] | None = None, *, by: str = "", reason: str = ""
+    ) -> None:
+        """A hold is answered; the caller knows that it is there and takes this answer."""
+        task = self.tasks.get(TaskPath(subject))
+        if task is not None and task.hold is not None:
+            self._answer(task, choice, outputs, by, reason)
+        else:
+            self._answer_stage(self.stages[subject], choice, by, reason)
+
+    def _answer(self, task: TaskNode, choice: str, outputs: dict[str, Any] | None, by: str, reason: str) -> None:
+        hold = task.hold
+        assert hold is not None
+        if choice == "escalate":
+            task.hold = escalated(hold)
+            self.pending.pop(f"timer:hold:{task.path}", None)
+            return
+        if choice == "approve" and by:
+            task.approvals = (*task.approvals, by)
+            if len(task.approvals) < hold.quorum and not by.startswith(_NOBODY):
+                return
         self._release(task)
         match choice:
+            case "approve":
+                task.approved = True
+                self._queue(task)
+                self._pump(task.stage)
+            case "continue" if hold.kind == "failure":
+                task.seen = True
+                self._ask_chain(task)
+            case "continue":
+                task.passed = True
+                self._queue(task)
+                self._pump(task.stage)
             case "retry":
                 task.first_ms = 0
                 task.expired = False
@@ -748,10 +901,37 @@ class RunState:
             case "override":
                 task.outputs = outputs
                 self._over(task, "succeeded")
+            case "reject":
+                task.failure = rejected(task.path, by, reason)
+                self._over(task, "failed")
             case "rollback":
                 self._fail_and_undo(task)
             case _:
                 self._over(task, "failed")
+
+    def _answer_stage(self, stage: StageNode, choice: str, by: str, reason: str) -> None:
+        hold = stage.hold
+        assert hold is not None
+        if choice == "escalate":
+            stage.hold = escalated(hold)
+            self.pending.pop(f"timer:hold:{stage.plan.name}", None)
+            return
+        if choice == "approve" and by:
+            stage.approvals = (*stage.approvals, by)
+            if len(stage.approvals) < hold.quorum and not by.startswith(_NOBODY):
+                return
+        if choice == "reject":
+            stage.failure = rejected(stage.plan.name, by, reason)
+        stage.approved = choice in ("approve", "continue")
+        self._let_open(stage)
+
+    def _let_open(self, stage: StageNode) -> None:
+        """Decide anew about a stage that was held."""
+        stage.hold = None
+        self.held_stages.pop(stage.plan.name, None)
+        self.pending.pop(f"timer:hold:{stage.plan.name}", None)
+        stage.status = "opening"
+        self._emit(OpenStage(stage.plan.name))
 
     def _task_failed(self, event: TaskFailed) -> None:
         task = self.tasks[event.task]
@@ -772,9 +952,9 @@ class RunState:
         elif kind == "hedge":
             self._hedge(self.tasks[TaskPath(name)])
         elif kind == "hold":
-            task = self.tasks[TaskPath(name)]
-            if task.hold is not None:
-                self._answer(task, task.hold.on_timeout)
+            node = self.tasks.get(TaskPath(name)) or self.stages[name]
+            if node.hold is not None:
+                self.answer(name, node.hold.on_timeout, by=f"{_NOBODY} in time")
         elif kind == "total":
             self._time_out(self.tasks[TaskPath(name)])
         elif kind == "stage":
@@ -878,7 +1058,8 @@ class RunState:
         What undoes a task gets what that one got, overlaid with what it gave.
         """
         if task.undoes is not None:
-            return {**(task.undoes.inputs or {}), **(task.undoes.outputs or {})}
+            inputs, outputs = task.effects[-1]
+            return {**inputs, **outputs}
         return {**self.inputs, **task.block.bindings, **visible(self.fields_before(task))}
 
     def fields_before(self, task: TaskNode) -> Fields:
@@ -912,8 +1093,8 @@ class RunState:
         self._out.append(command)
 
 
-_SIGNALS: dict[str, Callable[[RunState, SignalApplied], None]] = {"answer": RunState._answered}
-"""What a signal that makes sense does, by its kind."""
+_NOBODY = "nobody"
+"""Begins the name of who answered a hold where no person did, such as a timer; counts as everybody who was asked."""
 
 
 def _expects_success(task: TaskNode) -> bool:
@@ -940,6 +1121,9 @@ _APPLY: dict[type, Callable[[RunState, Any], None]] = {
     AttemptFailed: RunState._attempt_failed,
     RecoveryChosen: RunState._recovery_chosen,
     TaskFailed: RunState._task_failed,
+    TaskHeld: RunState._task_held,
+    StageHeld: RunState._stage_held,
+    HoldResolved: RunState._hold_resolved,
     Recalled: RunState._recalled,
     SignalApplied: RunState._signal_applied,
     SignalRefused: RunState._signal_refused,

@@ -174,8 +174,9 @@ class RunCreated(_Event, frozen=True, tag="run_created"):
     Attributes:
         definitions: SHA-256 of the pinned texts by the name under which they are found; the root is "".
         parent: Execution id of the task whose sub-workflow this is, else empty.
-        expected_ms: How long tasks are expected to take by `stage/task`, learned from earlier runs; what is first in line
-            follows from it.
+        debugs: Whether its mode stops at breakpoints, and so before the first task.
+        expected_ms: How long tasks are expected to take by `stage/task`, learned from earlier runs; the order of what
+            could start follows from it.
         key: Idempotency key under which it was started, else empty.
         forked_from: Run whose past it shares, else empty.
         forked_at: Sequence number of the last event that it shares.
@@ -187,6 +188,7 @@ class RunCreated(_Event, frozen=True, tag="run_created"):
     definitions: dict[str, str]
     inputs: dict[str, Any] = {}
     mode: str = "auto"
+    debugs: bool = False
     expected_ms: dict[str, int] = {}
     actor: str = ""
     parent: str = ""

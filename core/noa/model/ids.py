@@ -56,5 +56,5 @@ def parse_execution_id(value: str) -> tuple[RunId, TaskPath, int]:
 
 
 def idempotency_key(run: RunId, task: TaskPath, redone: int = 0) -> str:
-    """The same for all attempts of a task: `run:stage/task`, or `run:stage/task#1` once it was done again on purpose."""
+    """The same for all attempts of a task: `run:stage/task`; `run:stage/task#1` once it was done again on purpose."""
     return f"{run}:{task}#{redone}" if redone else f"{run}:{task}"

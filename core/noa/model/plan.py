@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 __all__ = [
+    "ApprovalPlan",
     "AgentSpec",
     "BlockTemplate",
     "CachePlan",
@@ -25,6 +26,7 @@ __all__ = [
     "RunOn",
     "StagePlan",
     "StrategySpec",
+    "SupervisePlan",
     "TaskPlan",
     "Template",
     "Timeouts",
@@ -135,6 +137,30 @@ class CachePlan(msgspec.Struct, frozen=True):
     ttl_ms: int | None = None
 
 
+class ApprovalPlan(msgspec.Struct, frozen=True):
+    """Who must approve before a task or a stage begins.
+
+    Attributes:
+        prompt: Template of the text that the person is asked.
+        approvers: Who may approve; empty is anybody.
+        quorum: How many must.
+        timeout_ms: How long it waits; None is for ever.
+        on_timeout: What counts then.
+        escalate_to: Who may approve from then on, with "escalate".
+        four_eyes: Whether who began the run, or changed the task, may not approve it.
+        show: Template of what the person should see.
+    """
+
+    prompt: Template = ""
+    approvers: tuple[str, ...] = ()
+    quorum: int = 1
+    timeout_ms: int | None = None
+    on_timeout: Literal["reject", "approve", "escalate"] = "reject"
+    escalate_to: tuple[str, ...] = ()
+    four_eyes: bool = False
+    show: Template = None
+
+
 class TaskPlan(msgspec.Struct, frozen=True):
     """A task.
 
@@ -157,6 +183,7 @@ class TaskPlan(msgspec.Struct, frozen=True):
         compensate: What undoes it, as a task of the same name; its inputs None means this task's inputs and outputs.
         compensate_after: "attempt" undoes it also where an attempt began and did not succeed: its effects are unknown.
         cache: When outputs of an earlier equal task are taken; None is never.
+        approval: Who must approve before it begins; None is nobody.
     """
 
     name: str
@@ -177,6 +204,7 @@ class TaskPlan(msgspec.Struct, frozen=True):
     compensate: TaskPlan | None = None
     compensate_after: Literal["success", "attempt"] = "success"
     cache: CachePlan | None = None
+    approval: ApprovalPlan | None = None
     position: Position = Position()
 
 
@@ -208,6 +236,7 @@ class StagePlan(msgspec.Struct, frozen=True):
         max_parallel: How many of its tasks may run at once; None means no limit.
         recovery: The chain for its tasks; None means the workflow's.
         timeout_ms: Limit for the stage; None means none.
+        approval: Who must approve before it opens; None is nobody.
         options: The stage type's own keys as JSON, in which expressions are `Expression`.
         templates: By name.
         single: Whether it opens exactly one block that is known beforehand, the template "main" under the empty key;
@@ -225,6 +254,7 @@ class StagePlan(msgspec.Struct, frozen=True):
     max_parallel: int | None = None
     recovery: tuple[StrategySpec, ...] | None = None
     timeout_ms: int | None = None
+    approval: ApprovalPlan | None = None
     options: Mapping[str, Any] = {}
     templates: Mapping[str, BlockTemplate] = {}
     single: bool = True
@@ -259,6 +289,13 @@ class AgentSpec(msgspec.Struct, frozen=True):
     position: Position = Position()
 
 
+class SupervisePlan(msgspec.Struct, frozen=True):
+    """A rule by which tasks need an approval: those for which `when` is true."""
+
+    when: Expression
+    approval: ApprovalPlan = ApprovalPlan()
+
+
 class Plan(msgspec.Struct, frozen=True):
     """A workflow that can be run.
 
@@ -279,7 +316,8 @@ class Plan(msgspec.Struct, frozen=True):
         max_parallel: How many tasks may run at once; None means no limit.
         timeout_ms: Limit for the run; None means none.
         children: Plans of the sub-workflows by the path that tasks name.
-        mode: Mode that the definition asks for.
+        mode: Mode that the definition asks for, or what it holds asks for.
+        supervise: Which tasks need an approval by rule; `task` (name, stage, agent, action, inputs) is in its scope.
         secrets: Names of the secrets that it and its sub-workflows pass on.
     """
 
@@ -300,5 +338,6 @@ class Plan(msgspec.Struct, frozen=True):
     timeout_ms: int | None = None
     children: Mapping[str, Plan] = {}
     mode: str = "auto"
+    supervise: SupervisePlan | None = None
     description: str = ""
     secrets: tuple[str, ...] = ()

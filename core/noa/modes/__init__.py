@@ -1,19 +1,9 @@
-"""Modes of execution: what is held for a person. `auto` holds nothing."""
+"""Modes of execution: what is held for a person. Registered through `noa_modes` like anybody's."""
 
-from __future__ import annotations
+from noa.modes.auto import AutoMode
+from noa.modes.debug import DebugMode
+from noa.modes.supervised import SupervisedMode
 
-from typing import ClassVar
+__all__ = ["BUILTIN_MODES", "AutoMode", "DebugMode", "SupervisedMode"]
 
-from noa.plugin import Mode
-
-__all__ = ["BUILTIN_MODES", "AutoMode"]
-
-
-class AutoMode(Mode):
-    """Holds nothing."""
-
-    name: ClassVar[str] = "auto"
-    description: ClassVar[str] = "Runs to the end without asking anybody."
-
-
-BUILTIN_MODES = (AutoMode,)
+BUILTIN_MODES = (AutoMode, SupervisedMode, DebugMode)

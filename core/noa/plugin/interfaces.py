@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel
 
-from noa.model.events import Block, Decision, Event
+from noa.model.events import Block, Decision, Event, Hold
 from noa.model.execution import Assignment, Observation, Outcome
 from noa.model.failure import Failure
 from noa.model.ids import ExecutionId, RunId
@@ -30,6 +30,7 @@ __all__ = [
     "ArtifactWriter",
     "Attempted",
     "BlockView",
+    "Gate",
     "Journal",
     "Lease",
     "Mode",
@@ -354,6 +355,9 @@ class RecoveryStrategy(ABC):
     guards: ClassVar[bool] = False
     """Whether `admit` and `observe` are called."""
 
+    asks: ClassVar[bool] = False
+    """Whether it may hold a task for a person: a workflow with it runs supervised where it does not say its mode."""
+
     rolls_back: ClassVar[bool] = False
     """Whether it may choose `Rollback`. A definition that could be undone and never is gets a warning."""
 
@@ -388,11 +392,50 @@ class RecoveryStrategy(ABC):
         return memory
 
 
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A task, or a stage, that is about to begin.
+
+    Attributes:
+        subject: Path of the task, or name of the stage.
+        stage: Name of the stage.
+        task: Name of the task; empty for a stage.
+        agent: That is asked; empty for a stage or a sub-workflow.
+        action: What it is asked for.
+        inputs: That it is given.
+        approval: The hold that the definition wants, by `approval` or by rule; None where it wants none.
+        stop: The hold that the debugger wants: a breakpoint, a step, or a failure; None where it wants none.
+    """
+
+    subject: str
+    stage: str
+    task: str = ""
+    agent: str = ""
+    action: str = ""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    approval: Hold | None = None
+    stop: Hold | None = None
+
+
 class Mode(ABC):
-    """Decides what is held for a person."""
+    """Decides what is held for a person. Pure: the same arguments, the same answer."""
 
     name: ClassVar[str]
     description: ClassVar[str] = ""
+
+    watches: ClassVar[bool] = False
+    """Whether it is asked about every task; else only about those for which the definition wants an approval."""
+
+    debugs: ClassVar[bool] = False
+    """Whether breakpoints and steps count, and a run begins with a step."""
+
+    def gate(self, gate: Gate) -> Hold | None:
+        """The hold to place before something begins, or None to let it begin."""
+        return gate.approval
+
+    def resolves(self, hold: Hold) -> str | None:
+        """The answer that a hold gets at once, because nobody is waited for; None waits."""
+        return None
 
 
 # --- storage -----------------------------------------------------------------------------------------------------

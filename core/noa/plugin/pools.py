@@ -52,6 +52,8 @@ class AgentStatus:
         held: How many replicas each run holds, by `AgentPools.spawn` or `scale`; the empty id is for runs that are
             over and asked for their replicas to stay.
         max_replicas: Never more.
+        scaling: What was last decided about the number of replicas and why, and what is in the way of more; for a
+            person.
     """
 
     name: str
@@ -64,6 +66,7 @@ class AgentStatus:
     plugin: str = ""
     held: Mapping[RunId, int] = field(default_factory=dict)
     max_replicas: int = 1
+    scaling: str = ""
 
 
 class AgentPools(Protocol):

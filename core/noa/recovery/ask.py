@@ -63,6 +63,7 @@ class AskStrategy(RecoveryStrategy):
 
     name: ClassVar[str] = "ask"
     options: ClassVar[type[BaseModel]] = AskOptions
+    asks: ClassVar[bool] = True
     rolls_back: ClassVar[bool] = True
 
     def recover(self, failure: Failure, past: Attempted, options: AskOptions) -> Decision | None:

@@ -16,7 +16,7 @@ from noa.definitions import agent_declaration, load_plan, with_secrets
 from noa.engine.engine import Engine, Running
 from noa.engine.ports import EventObserver, TaskObserver
 from noa.engine.state import RunState
-from noa.errors import InternalError, Problem, UsageError
+from noa.errors import InternalError, Problem, RunKeyError, RunStateError, UsageError
 from noa.model.events import Event
 from noa.model.execution import Observation, Stage, Waiting
 from noa.model.failure import Failure
@@ -24,7 +24,7 @@ from noa.model.ids import RunId, TaskPath
 from noa.model.plan import Plan
 from noa.monitoring.observers import PluginObservers
 from noa.orchestration import AgentFactory, ResourceLedger, SecretVault, host_resources
-from noa.plugin import AgentDeclaration, Journal, Registry, hookimpl
+from noa.plugin import ActionInfo, AgentDeclaration, Journal, Registry, hookimpl
 from noa.storage import ObservationStore, new_owner
 
 __all__ = ["RunResult", "Runtime", "Settings", "run", "run_sync"]
@@ -204,6 +204,7 @@ class Runtime:
             on_event=self._event_observer(),
             on_observation=self._observed,
             secrets=self._vault,
+            action=self._known_action,
             prepare=self._prepare,
         )
         self._masking_logs.enter_context(self._vault.masking_logs())
@@ -247,25 +248,61 @@ class Runtime:
         inputs: Mapping[str, Any] | None = None,
         *,
         run_id: str | None = None,
+        mode: str = "",
+        key: str = "",
     ) -> Running:
         """Begin a run and return once it is on disk; `await running.wait()` for its end.
 
+        Args:
+            mode: Mode of execution; empty is the definition's.
+            key: Under which there is one run at most: the same call again gives that run, if need be by going on with
+                it. It must be the same definition with the same inputs.
+
         Raises:
             DefinitionError, InputError, JournalError: No run was created.
+            RunKeyError: The key was used for another definition or other inputs.
+            RunStateError: The run of this key is over.
         """
-        return await self.engine.start(
-            self.load(definition),
-            inputs,
-            run_id=RunId(run_id) if run_id else None,
-            actor=current_actor(),
-            output_uri=self.output_uri,
-        )
+        try:
+            return await self.engine.start(
+                self.load(definition),
+                inputs,
+                run_id=RunId(run_id) if run_id else None,
+                actor=current_actor(),
+                output_uri=self.output_uri,
+                mode=mode,
+                key=key,
+            )
+        except RunKeyError as error:
+            if not error.same:
+                raise
+            return await self.engine.resume(RunId(error.run_id))
 
     async def run(
-        self, definition: str | Path | Mapping[str, Any] | Plan, inputs: Mapping[str, Any] | None = None
+        self,
+        definition: str | Path | Mapping[str, Any] | Plan,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        mode: str = "",
+        key: str = "",
     ) -> RunResult:
-        """Run to the end. A run that fails is a result, not an exception."""
-        running = await self.start(definition, inputs)
+        """Run to the end. A run that fails is a result, not an exception; so is one of the same key that is over."""
+        try:
+            running = await self.start(definition, inputs, mode=mode, key=key)
+        except RunStateError as error:
+            if not key:
+                raise
+            return RunResult.of(await self.engine.folded(RunId(error.run)))
+        return RunResult.of(await running.wait())
+
+    async def retry(self, run_id: str, *, from_task: str = "", reason: str = "") -> RunResult:
+        """Reopen a run that failed and go on to its end; see `Engine.reopen`."""
+        running = await self.engine.reopen(RunId(run_id), from_task=from_task, actor=current_actor(), reason=reason)
+        return RunResult.of(await running.wait())
+
+    async def rollback(self, run_id: str, *, reason: str = "") -> RunResult:
+        """Undo a run that is over by its compensations; see `Engine.reopen`."""
+        running = await self.engine.reopen(RunId(run_id), rollback=True, actor=current_actor(), reason=reason)
         return RunResult.of(await running.wait())
 
     async def resume(self, run_id: str) -> RunResult:
@@ -295,6 +332,11 @@ class Runtime:
                     pool=name,
                 )
         self._ledger.declare(plan.resources)
+
+    def _known_action(self, agent: str, action: str) -> ActionInfo | None:
+        """What an agent says of an action of its own, where it has been started or can tell without."""
+        found = self.factory.known(agent)
+        return next((info for info in found.actions if info.name == action), None) if found is not None else None
 
     def _event_observer(self) -> EventObserver | None:
         observers: list[EventObserver] = [o for o in (self._on_event, self._plugin_observers) if o is not None]

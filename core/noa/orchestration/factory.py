@@ -16,9 +16,11 @@ from noa.model.execution import Assignment, Outcome, Stage, Waiting
 from noa.model.failure import Failure
 from noa.model.ids import ExecutionId, RunId
 from noa.orchestration.attempt import Attempt
+from noa.orchestration.healing import POISON_AFTER, Losses
 from noa.orchestration.places import Places
 from noa.orchestration.pool import Pool, QueueFullError
 from noa.orchestration.resources import ResourceLedger
+from noa.orchestration.room import Room
 from noa.orchestration.sampling import Sampler
 from noa.orchestration.status import AgentEvent, AgentStatus
 from noa.orchestration.steering import Steering
@@ -49,9 +51,11 @@ class AgentFactory:
         log_dir: Folder for what agents print; made when the first sidecar starts.
         artifacts: Store for large payloads.
         resources: What attempts may use at once.
-        on_event: Told what happens to replicas; must not raise.
+        on_event: Told what happens to replicas, and how many there are to be; must not raise.
         mask: Takes secrets out of what agents print.
         ready: Puts secrets into the declaration of an agent that is about to start; what is kept has marks only.
+        host: Processor cores (`cpu`) and bytes of memory (`memory`) that agents may use together; None asks the system,
+            cgroups included. Where they are used up, a queue adds no replicas.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class AgentFactory:
         on_event: Callable[[AgentEvent], None] | None = None,
         mask: Callable[[str], str] = str,
         ready: Callable[[AgentDeclaration], AgentDeclaration] | None = None,
+        host: Mapping[str, float] | None = None,
     ) -> None:
         self._registry = registry
         self._declarations = dict(declarations)
@@ -76,6 +81,8 @@ class AgentFactory:
         self._pools: dict[str, Pool] = {}
         self._attempts: dict[ExecutionId, Attempt] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._room = Room(lambda: [(pool.declaration, pool.replicas) for pool in self._pools.values()], host)
+        self._losses = Losses()
         self._sampler = Sampler(self._replicas)
         self._steering = Steering(self._pool, self._status_of, self._declarations)
         self._closing = False
@@ -170,19 +177,54 @@ class AgentFactory:
                 outcome = await self._work(attempt, replica)
             except AgentLostError as error:
                 if "unsent" not in error.parts or attempt.verdict is not None:
-                    raise
+                    return self._blamed(attempt, pool, replica, error)
                 # Nobody was asked, so nothing failed: the attempt queues again, for whoever is there.
                 if self._queue_over(attempt):
                     raise
                 continue
+            except NoaError as error:
+                pool.worked(replica, assignment.idempotency_key, error.code)
+                raise
             finally:
-                attempt.connection = None
+                if attempt.connection is not None:
+                    replica.leave(attempt.connection)
+                    attempt.connection = None
                 pool.give(replica)
+            self._worked(attempt, pool, replica, outcome)
             if type(outcome) is not Failure or outcome.code != "OVERLOADED" or attempt.verdict is not None:
                 return outcome
             self._rest(attempt, pool, replica, outcome)
             if attempt.verdict is not None:
                 return attempt.verdict
+
+    def _worked(self, attempt: Attempt, pool: Pool, replica: Supervisor, outcome: Outcome) -> None:
+        """Keep what became of an execution, for the judgement on its replica and on its task."""
+        ended = outcome if attempt.verdict is None else attempt.verdict
+        code = ended.code if type(ended) is Failure else ""
+        if code not in ("CANCELLED", "OVERLOADED"):
+            pool.worked(replica, attempt.assignment.idempotency_key, code)
+            self._losses.acquit(attempt.assignment.idempotency_key)
+
+    def _blamed(self, attempt: Attempt, pool: Pool, replica: Supervisor, error: AgentLostError) -> Failure:
+        """The failure of an attempt whose agent went away: of the agent, or of a task that ends whichever runs it."""
+        assignment, connection = attempt.assignment, attempt.connection
+        together = replica.fell_with(connection) if connection is not None else 0
+        failure = _failure(error, assignment.agent)
+        if not together or attempt.verdict is not None or pool.declaration.addresses:
+            if not together:
+                pool.worked(replica, assignment.idempotency_key, error.code)
+            return failure
+        limit = int(pool.declaration.options.get("poison_after", POISON_AFTER))
+        task = assignment.idempotency_key
+        if not limit or self._losses.add(task, time.monotonic(), together, replica.forgive) < limit:
+            return failure
+        lost = self._losses.convict(task)
+        return Failure(
+            "POISON_TASK",
+            f"{assignment.task}: {lost} replicas of agent '{assignment.agent}' went away while they worked on it, so "
+            f"it is not tried again. Last: {error.message}",
+            details={"agent": assignment.agent, "action": assignment.action, "lost": lost},
+        )
 
     async def _work(self, attempt: Attempt, replica: Supervisor) -> Outcome:
         connection = replica.connection
@@ -191,6 +233,7 @@ class AgentFactory:
             name = assignment.agent
             raise AgentLostError(f"agent '{name}' went away before the work began", agent=name, unsent=True)
         attempt.connection = connection
+        replica.enter(connection)
         attempt.since = time.monotonic()
         attempt.observe(_RUNNING)
         limit_ms = assignment.timeouts.execution_ms
@@ -361,6 +404,16 @@ class AgentFactory:
         finally:
             pool.give(replica)
 
+    def known(self, name: str) -> AgentHealth | None:
+        """Who an agent is, as far as that is known without starting it now."""
+        pool = self._pools.get(name)
+        known = pool.status().health if pool is not None else None
+        declaration = self._declarations.get(name)
+        if known is not None or declaration is None:
+            return known
+        kind = self._registry.agent_kinds.get(declaration.kind)
+        return kind.describe(declaration) if kind is not None else None
+
     def waiting(self, execution: ExecutionId) -> str:
         """What an attempt waits for, as a sentence for a person; empty where it is not known here."""
         attempt = self._attempts.get(execution)
@@ -398,7 +451,7 @@ class AgentFactory:
                 agent=name,
                 permanent=True,
             )
-        pool = self._pools[name] = Pool(declaration, kind, self._places, self._emit, self._steering)
+        pool = self._pools[name] = Pool(declaration, kind, self._places, self._emit, self._room, self._steering)
         return pool
 
     def _unknown(self, name: str) -> str:

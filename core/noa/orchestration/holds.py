@@ -69,6 +69,10 @@ class Holds:
         """So many were started because a task of this run needed one."""
         self._needed[run] = max(replicas, self._needed.get(run, 0))
 
+    def need_at_most(self, replicas: int) -> None:
+        """Fewer do for what the tasks of runs need; with 0 they need none now."""
+        self._needed = {run: min(needed, replicas) for run, needed in self._needed.items()} if replicas else {}
+
     def need_no_more(self, run: RunId) -> None:
         """What was started on the need of this run is not needed by it any more."""
         self._needed.pop(run, None)

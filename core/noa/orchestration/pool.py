@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
 from noa.errors import NoaError, UsageError
 from noa.model.ids import RunId
+from noa.orchestration.autoscaler import Autoscaler
+from noa.orchestration.healer import BAD_ADDRESS_S, Healer
 from noa.orchestration.holds import NOBODY, Hold, Holds
 from noa.orchestration.places import Places
+from noa.orchestration.room import Room
 from noa.orchestration.status import AgentEvent, AgentState, AgentStatus
 from noa.orchestration.supervisor import Supervisor
+from noa.orchestration.waiters import Waiters
 from noa.plugin import AgentDeclaration, AgentKind, AgentPools
 
 __all__ = ["QUEUE_LIMIT", "NotSteerableError", "Pool", "QueueFullError", "ReplicaLimitError"]
@@ -53,6 +56,7 @@ class Pool:
         kind: How it is reached.
         places: For the connections.
         emit: Takes what happens to replicas.
+        room: What the host has for more replicas.
         pools: For agents that steer others.
     """
 
@@ -62,6 +66,7 @@ class Pool:
         kind: AgentKind,
         places: Places,
         emit: Callable[[AgentEvent], None],
+        room: Room,
         pools: AgentPools | None = None,
     ) -> None:
         self.declaration = declaration
@@ -69,19 +74,22 @@ class Pool:
         most = len(declaration.addresses) or max(1, declaration.min_replicas, declaration.max_replicas)
         self._holds = Holds(len(declaration.addresses) or max(1, declaration.min_replicas))
         self._queue_limit = int(declaration.options.get("queue_limit", QUEUE_LIMIT))
-        self._waiting: dict[int, OrderedDict[int, asyncio.Future[Supervisor]]] = {}
-        self._untold: dict[int, Callable[[], None]] = {}
-        self._askers: dict[int, RunId] = {}
+        self._waiters = Waiters()
         self._watchers: list[asyncio.Future[None]] = []
-        self._count = 0
-        self._numbers = 0
         self._turn = 0
         self._wake: asyncio.TimerHandle | None = None
         self.replicas = [
             Supervisor(declaration, index, kind, places, changed=self._changed, emit=emit, pools=pools)
             for index in range(most)
         ]
-        self._only = self.replicas[0] if most == 1 else None
+        self._healer = Healer(declaration, self.replicas)
+        self._scaler: Autoscaler | None = None
+        if Autoscaler.scales(declaration, most):
+            self._scaler = Autoscaler(
+                declaration, self.replicas, self._holds, self._waiters, room=room, resize=self._resize,
+                tell=lambda text: emit(AgentEvent(declaration.name, -1, "scaled", text)),
+            )  # fmt: skip
+        self._only = self.replicas[0] if most == 1 and self._scaler is None else None
 
     @property
     def started(self) -> bool:
@@ -90,7 +98,7 @@ class Pool:
 
     def try_take(self) -> Supervisor | None:
         """A slot of the least loaded replica that has one free, at once; None where nobody before must be passed."""
-        if self._count:
+        if self._waiters.count:
             return None
         only = self._only
         if only is not None:
@@ -122,10 +130,10 @@ class Pool:
             return taken
         if not any(replica.hopeful for replica in self.replicas):
             raise self._start_error()
-        if self._count >= self._queue_limit:
+        if self._waiters.count >= self._queue_limit:
             raise QueueFullError(
-                f"{self._count:,} attempts wait for agent '{self.declaration.name}' already, which is the limit: "
-                "lower max_parallel, raise max_replicas, or raise options.queue_limit of the agent",
+                f"{self._waiters.count:,} attempts wait for agent '{self.declaration.name}' already, which is the "
+                "limit: lower max_parallel, raise max_replicas, or raise options.queue_limit of the agent",
                 agent=self.declaration.name,
                 limit=self._queue_limit,
             )
@@ -134,9 +142,11 @@ class Pool:
     def give(self, replica: Supervisor) -> None:
         """Give a slot back."""
         replica.in_flight -= 1
+        if self._scaler is not None:
+            self._scaler.gave()
         if replica.state == "draining":
             replica.end_if_drained()
-        if self._count:
+        if self._waiters.count:
             self._dispatch()
 
     def rest(self, replica: Supervisor, seconds: float) -> None:
@@ -154,13 +164,14 @@ class Pool:
             name=self.declaration.name,
             kind=self.declaration.kind,
             state=best,
-            waiting=self._count,
+            waiting=self._waiters.count,
             replicas=tuple(replica.status() for replica in self.replicas),
             health=known,
             description=self.declaration.description,
             plugin=self.declaration.plugin,
             held=self._holds.held,
             max_replicas=len(self.replicas),
+            scaling=self._scaler.describe() if self._scaler is not None else "",
         )
 
     def describe_wait(self) -> str:
@@ -171,9 +182,14 @@ class Pool:
             why = next((r.error.message for r in self.replicas if r.error is not None), "")
             return f"waits for agent '{name}' to start" + (f" (before: {why})" if why else "")
         if all(replica.resting_until for replica in serving):
-            return f"waits for agent '{name}', which says that it is overloaded; {self._count} wait"
+            return f"waits for agent '{name}', which says that it is overloaded; {self._waiters.count} wait"
         busy = sum(replica.in_flight for replica in serving)
-        return f"waits for a free slot of agent '{name}': {busy} executions go on, {self._count} wait"
+        return f"waits for a free slot of agent '{name}': {busy} executions go on, {self._waiters.count} wait"
+
+    def worked(self, replica: Supervisor, task: str, code: str) -> None:
+        """How an execution of a task (its idempotency key) ended on a replica: the code of its failure, or empty."""
+        if self._healer.worked(replica, task, code):
+            self.rest(replica, BAD_ADDRESS_S)
 
     # --- steering ----------------------------------------------------------------------------------------------
 
@@ -240,7 +256,9 @@ class Pool:
 
     def _shrink(self) -> list[Supervisor]:
         """Retire what nobody wants any more; those that are not over yet."""
-        wanted = max(self._holds.wanted, self._holds.least if self._count else 0)
+        if self._scaler is not None:
+            self._scaler.changed()
+        wanted = max(self._holds.wanted, self._holds.least if self._waiters.count else 0)
         for replica in self.replicas[wanted:]:
             replica.retire()
         return [replica for replica in self.replicas[wanted:] if replica.state == "draining"]
@@ -265,53 +283,38 @@ class Pool:
     async def close(self, *, grace_s: float) -> None:
         """End all replicas; who still waits gets an error. Idempotent."""
         self.closed = True
+        if self._scaler is not None:
+            self._scaler.close()
         if self._wake is not None:
             self._wake.cancel()
-        self._fail_waiting(QueueFullError(f"agent '{self.declaration.name}' is being closed"))
+        self._waiters.fail(QueueFullError(f"agent '{self.declaration.name}' is being closed"))
         closing = asyncio.gather(*(replica.close(grace_s=grace_s) for replica in self.replicas))
         await asyncio.sleep(0)  # each of them says that it is closed before it waits for anything
         self._tell_watchers()
         await closing
 
     async def _wait(self, priority: int, on_queued: Callable[[], None] | None, run: RunId) -> Supervisor:
-        self._numbers += 1
-        number = self._numbers
         slot: asyncio.Future[Supervisor] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(-priority, OrderedDict())[number] = slot
-        self._count += 1
-        self._askers[number] = run
-        if on_queued is not None:
-            self._untold[number] = on_queued
-        self._scale_up(run)
+        waiter = self._waiters.add(slot, priority=priority, run=run, since=time.monotonic(), on_queued=on_queued)
+        if self._scaler is not None:
+            self._scaler.queued()
         try:
             return await slot
         except asyncio.CancelledError:
             if slot.done() and not slot.cancelled() and slot.exception() is None:
                 self.give(slot.result())
             else:
-                self._forget(-priority, number)
+                self._waiters.remove(waiter)
             raise
 
-    def _forget(self, key: int, number: int) -> None:
-        queue = self._waiting.get(key)
-        if queue is not None and queue.pop(number, None) is not None:
-            self._count -= 1
-            self._untold.pop(number, None)
-            del self._askers[number]
-            if not queue:
-                del self._waiting[key]
-
     def _dispatch(self) -> None:
-        while self._count:
+        while self._waiters.count:
             replica = self._least_loaded()
             if replica is None:
                 return
-            key = min(self._waiting)
-            queue = self._waiting[key]
-            number, slot = next(iter(queue.items()))
-            self._forget(key, number)
+            slot = self._waiters.take_first().slot
             if slot.done():
-                replica.in_flight -= 1
+                self._unuse(replica)
             else:
                 slot.set_result(replica)
 
@@ -344,21 +347,30 @@ class Pool:
 
     def _use(self, replica: Supervisor) -> Supervisor:
         replica.in_flight += 1
+        if self._scaler is not None:
+            self._scaler.took()
         return replica
+
+    def _unuse(self, replica: Supervisor) -> None:
+        replica.in_flight -= 1
+        if self._scaler is not None:
+            self._scaler.gave()
 
     def _ensure(self, run: RunId) -> None:
         for replica in self.replicas[: self._holds.least]:
             if not replica.hopeful:
                 self._begin(replica, run)
 
-    def _scale_up(self, run: RunId) -> None:
-        """One more replica, where all that serve are busy and none is on its way; who holds some has what it wants."""
-        if run in self._holds or any(replica.hopeful and replica.state != "serving" for replica in self.replicas):
-            return
-        for replica in self.replicas:
-            if replica.state in ("idle", "draining"):
-                self._begin(replica, run)
-                return
+    def _resize(self, replicas: int, run: RunId) -> None:
+        """Have so many replicas, beside what runs hold: more because a task of this run needs them."""
+        if replicas > self._holds.wanted:
+            self._holds.need(run, replicas)
+        else:
+            self._holds.need_at_most(replicas)
+        for replica in self.replicas[:replicas]:
+            if not replica.hopeful:
+                replica.begin()
+        self._shrink()
 
     def _begin(self, replica: Supervisor, run: RunId) -> None:
         """Start a replica because a task needs it."""
@@ -369,36 +381,22 @@ class Pool:
     def _changed(self) -> None:
         if self._watchers:
             self._tell_watchers()
-        if self._count and not any(map(self._promises, self.replicas)):
-            self._fail_waiting(self._start_error())
-        elif self._count:
+        if self._waiters.count and not any(map(self._promises, self.replicas)):
+            self._waiters.fail(self._start_error())
+        elif self._waiters.count:
             self._dispatch()
-            if self._count and all(r.state == "serving" or not r.hopeful for r in self.replicas):
-                self._scale_up(self._askers[next(iter(self._waiting[min(self._waiting)]))])
-            if self._untold and self.started:
-                self._tell_queued()
+            if self._scaler is not None and self._waiters.count:
+                self._scaler.queued()
+            if self.started:
+                self._waiters.tell_queued()
 
     def _promises(self, replica: Supervisor) -> bool:
         # Addresses are tried again for ever: where all of them failed at their last try, waiting is told so.
         return replica.hopeful and not (self.declaration.addresses and replica.failing)
 
-    def _tell_queued(self) -> None:
-        untold, self._untold = self._untold, {}
-        for tell in untold.values():
-            tell()
-
     def _start_error(self) -> NoaError:
         failed = [replica for replica in self.replicas if replica.error is not None]
         return failed[-1].start_error() if failed else self.replicas[0].start_error()
-
-    def _fail_waiting(self, error: NoaError) -> None:
-        waiting, self._waiting, self._count = self._waiting, {}, 0
-        self._untold.clear()
-        self._askers.clear()
-        for queue in waiting.values():
-            for slot in queue.values():
-                if not slot.done():
-                    slot.set_exception(error)
 
     def _wake_at(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()

@@ -15,7 +15,7 @@ _INTERVAL_S = 2.0
 
 
 class Sampler:
-    """Writes `cpu_percent` and `memory_bytes` of replicas that have a process; child processes count too.
+    """Tells replicas that have a process what it takes; child processes count too.
 
     Args:
         replicas: Gives the replicas that have a process now.
@@ -47,8 +47,8 @@ class Sampler:
             now = loop.time()
             for pid, (cpu_s, memory) in figures.items():
                 last = self._cpu_s.get(pid, cpu_s)
-                found[pid].cpu_percent = max(0.0, 100.0 * (cpu_s - last) / max(now - before, 1e-3))
-                found[pid].memory_bytes = memory
+                if found[pid].pid == pid:
+                    found[pid].sampled(max(0.0, 100.0 * (cpu_s - last) / max(now - before, 1e-3)), memory)
             self._cpu_s = {pid: cpu_s for pid, (cpu_s, _) in figures.items()}
             before = now
             await asyncio.sleep(_INTERVAL_S)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Literal
 
 from noa.errors import AgentError, AgentMismatchError, AgentStartError, NoaError
+from noa.orchestration.healing import Record
 from noa.orchestration.places import Places
 from noa.orchestration.status import AgentEvent, AgentState, ReplicaStatus
 from noa.plugin import (
@@ -32,6 +33,9 @@ CRASH_WINDOW_S = 60.0
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 10.0
 _RETIRE_GRACE_S = 5.0
+_NEAR_LIMIT, _FAR_FROM_LIMIT = 0.9, 0.7
+"""Of its memory limit: an idle replica that grew from below the second to above the first is replaced."""
+
 _DISBELIEF_S = 5.0
 """How long an agent that refused work gets no more than it took, whatever it announces."""
 
@@ -57,6 +61,8 @@ class Supervisor:
         resting_until: Monotonic seconds until which it said that it is overloaded.
         error: Why it last failed.
         failing: Whether its last start failed and nothing came of it since.
+        serving_since: Monotonic seconds at which its last start succeeded.
+        record: What came of its last executions.
     """
 
     def __init__(
@@ -79,6 +85,8 @@ class Supervisor:
         self.resting_until = 0.0
         self.error: NoaError | None = None
         self.failing = False
+        self.serving_since = 0.0
+        self.record = Record()
         self.starts = 0
         self.cpu_percent = 0.0
         self.memory_bytes = 0
@@ -94,6 +102,9 @@ class Supervisor:
         self._announced = 0
         self._disbelief: asyncio.TimerHandle | None = None
         self._leaving: set[AgentConnection] = set()
+        self._users: dict[int, int] = {}
+        self._fallen: tuple[AgentConnection, int] | None = None
+        self._memory_at_first = 0
         self._ending: asyncio.Task[None] | None = None
         self._retired: asyncio.Future[None] | None = None
 
@@ -139,6 +150,66 @@ class Supervisor:
             self.state = "starting"
             self._tell_retired()
         self._starting = asyncio.get_running_loop().create_task(self._start(), name=f"start {self._name}")
+
+    def enter(self, connection: AgentConnection) -> None:
+        """An execution begins on a connection of this replica."""
+        self._users[id(connection)] = self._users.get(id(connection), 0) + 1
+
+    def leave(self, connection: AgentConnection) -> None:
+        """An execution on a connection ended; the last one that was waited for lets it end."""
+        left = self._users[id(connection)] - 1
+        if left:
+            self._users[id(connection)] = left
+            return
+        del self._users[id(connection)]
+        if connection in self._leaving:
+            self._leaving.discard(connection)
+            self._spawn(self._close(connection, _RETIRE_GRACE_S))
+
+    def fell_with(self, connection: AgentConnection) -> int:
+        """How many executions went on when this connection was lost; 0 where it was not."""
+        return self._fallen[1] if self._fallen is not None and self._fallen[0] is connection else 0
+
+    def forgive(self) -> None:
+        """The last time that it went away was not its fault: that does not count towards giving it up."""
+        if self._crashes:
+            self._crashes.pop()
+        if self.state == "failed" and not self._given_up():
+            self.state = "idle"
+            self.begin()
+
+    def replace(self, reason: str) -> bool:
+        """Have another take its place at once; it ends what it does first. Whether that was done: it must serve, and
+        must not have gone away so often that nothing would be started in its place."""
+        connection = self.connection
+        if self.state != "serving" or connection is None or self._given_up():
+            return False
+        log.warning("agent %s is replaced: %s", self._name, reason)
+        self._tell("draining", f"it is replaced: {reason}")
+        self.connection = None
+        if self._users.get(id(connection)):
+            self._leaving.add(connection)
+        else:
+            self._spawn(self._close(connection, _RETIRE_GRACE_S))
+        self.record.clear()
+        self.state = "starting"
+        self.begin()
+        self._changed()
+        return True
+
+    def sampled(self, cpu_percent: float, memory_bytes: int) -> None:
+        """What its process takes now. One that does nothing and is about to reach its memory limit is replaced before
+        it is killed in the middle of something; not one that needs as much from its start."""
+        self.cpu_percent, self.memory_bytes = cpu_percent, memory_bytes
+        self._memory_at_first = self._memory_at_first or memory_bytes
+        limit = self._declaration.resources.get("memory", 0.0)
+        if (
+            self.in_flight
+            or not memory_bytes > _NEAR_LIMIT * limit > 0
+            or self._memory_at_first > _FAR_FROM_LIMIT * limit
+        ):
+            return
+        self.replace(f"it does nothing, and its memory grew to {100 * memory_bytes / limit:.0f} % of its limit")
 
     def retire(self) -> None:
         """Take nothing new and end once nothing is in flight; then idle, and may begin again. Idempotent."""
@@ -295,6 +366,9 @@ class Supervisor:
         self._starting = None
         self.connection, self.health, self.error, self.failing = connection, health, None, False
         self.capacity = self._announced = self._capacity_of(health)
+        self.serving_since = time.monotonic()
+        self.cpu_percent, self.memory_bytes, self._memory_at_first = 0.0, 0, 0
+        self.record.clear()
         self.state = "serving"
         self._tell("serving", f"{health.name} {health.version} ({health.language})")
         self._changed()
@@ -345,6 +419,7 @@ class Supervisor:
 
     def _lost(self, connection: AgentConnection, reason: str) -> None:
         self.connection = None
+        self._fallen = (connection, self._users.get(id(connection), 0))
         self._tell("lost", reason)
         if self.state == "draining":
             self._ending = self._spawn(self._end(connection, 0.0))

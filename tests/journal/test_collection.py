@@ -21,6 +21,8 @@ from noa.sdk import Agent, Context, action
 from noa.storage import FileArtifactStore, ObservationStore, SqliteJournal, new_owner
 from noa.storage.collection import Collected, Collector
 from noa.storage.retention import Rule
+from noa.storage.sweep import iter_artifact_files, iter_temporary_files, remove_artifacts
+from noa.storage.upkeep import Upkeep
 from noa.testing.journal_events import ELSEWHERE, created, end, finished, kept, noted
 
 HOUR_MS = 3_600_000
@@ -153,14 +155,45 @@ async def test_artifacts_that_a_run_may_still_name_stay(home: Home) -> None:
     assert not home.path(during).exists()
 
 
-async def test_an_artifact_that_is_put_again_while_files_are_removed_stays(home: Home) -> None:
-    from noa.storage.sweep import iter_artifact_files, remove_files
+async def test_artifacts_stay_while_an_engine_drives_a_run(home: Home) -> None:
+    """An attempt that makes what is there already names the old file, of which nothing tells but its result."""
+    artifact = home.old_artifact(b"made again")
+    live = created("live", at_ms=now_ms())
+    lease = await home.journal.create(RunId("live"), live, owner=new_owner(), lease_ms=0, texts={"00": "text"})
+    found = await home.collect(keep=0)
+    assert found.artifacts.count == 0
+    assert found.notes == ["1 artifacts stay, for a run goes on and may name them. Repeat when nothing runs"]
+    await home.journal.append(lease, [gave(artifact), finished()], expected_seq=1)
+    await home.journal.release(lease)
+    assert (await home.collect(keep=1)).notes == []
+    assert home.path(artifact).exists()
+    assert (await home.collect(keep=0)).artifacts.count == 1
 
+
+async def test_artifacts_come_back_where_a_run_begins_while_they_are_removed(home: Home) -> None:
+    made = [home.old_artifact(b"%d" % number) for number in range(100)]
+    files = list(iter_artifact_files(home.folder / "artifacts", before_ms=now_ms()))
+    answers = iter([False, False, False, True])  # the second batch is put aside already
+    left = {file.path for file in files} - {file.path for file in remove_artifacts(files, lambda: next(answers))}
+    assert 0 < len(left) < 100
+    assert {home.path(artifact) for artifact in made if home.path(artifact).exists()} == left
+    assert not list(iter_temporary_files(home.folder / "artifacts", before_ms=now_ms()))
+
+
+async def test_a_run_that_began_and_ended_meanwhile_counts(home: Home) -> None:
+    with Upkeep(home.journal.path) as upkeep:
+        is_busy = upkeep.watch()
+        assert not is_busy()
+        await end(home.journal, "quick")
+        assert upkeep.driven() == []
+        assert is_busy()
+
+
+async def test_an_artifact_that_is_put_again_while_files_are_removed_stays(home: Home) -> None:
     artifact = home.old_artifact(b"again")
     files = list(iter_artifact_files(home.folder / "artifacts", before_ms=now_ms()))
-    assert len(files) == 1
     assert home.artifacts.put(b"again", "text/plain") == artifact
-    assert remove_files(files) == []
+    assert remove_artifacts(files, lambda: False) == []
     assert home.artifacts.get(artifact) == b"again"
 
 

@@ -248,8 +248,14 @@ async def test_artifacts_that_nothing_refers_to(patient: Patient) -> None:
     await patient.journal.append(lease, [gave(named), finished()], expected_seq=1)
     found = (await patient.everything())["orphaned-artifacts"]
     assert found.what == "nothing refers to 2 files of the artifact store"
-    assert found.items == ["1 artifacts, 6 bytes", "1 artifacts that were never finished, 7 bytes"]
-    mend(found)
+    assert found.items == ["1 artifact, 6 bytes", "1 artifact that was never finished, 7 bytes"]
+    live = created("live", at_ms=now_ms())
+    lease = await patient.journal.create(RunId("live"), live, owner=new_owner(), lease_ms=LEASE_MS, texts={})
+    assert found.mend is not None
+    assert not found.mend(), "a run that goes on may name them"
+    assert await patient.everything() == {}
+    await patient.journal.append(lease, [finished()], expected_seq=1)
+    mend((await patient.everything())["orphaned-artifacts"])
     assert await patient.everything() == {}
     assert [patient.path(artifact).exists() for artifact in (named, orphan, young)] == [True, False, True]
     assert [path.exists() for path in temporary] == [False, True]

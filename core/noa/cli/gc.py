@@ -56,7 +56,7 @@ def command(
 
     With both --older-than and --keep a run goes when it is old and not among the newest. The runs of sub-workflows go
     with theirs. A run that is not over stays, and so do artifacts younger than an hour or than any run that is not
-    over. It is safe beside processes that run workflows; --vacuum waits for a time when nothing runs.
+    over. It is safe beside processes that run workflows; artifacts and --vacuum wait for a call when none does.
     """
     from noa.cli.session import now_ms, open_store, run_async
     from noa.errors import UsageError

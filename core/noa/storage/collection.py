@@ -13,14 +13,22 @@ from noa.model.ids import RunId
 from noa.plugin.interfaces import RunRecord
 from noa.storage.migrations import OVER
 from noa.storage.observations import ObservationStore
-from noa.storage.ownership import is_held
 from noa.storage.references import mark
 from noa.storage.retention import Family, Rule, choose
 from noa.storage.sqlite import SqliteJournal
-from noa.storage.sweep import GRACE_MS, StoredFile, iter_artifact_files, iter_temporary_files, remove_files
+from noa.storage.sweep import (
+    GRACE_MS,
+    StoredFile,
+    iter_artifact_files,
+    iter_temporary_files,
+    remove_artifacts,
+    remove_files,
+)
 from noa.storage.upkeep import Upkeep
 
 __all__ = ["Collected", "Collector", "Heap", "unreferenced", "young_since_ms"]
+
+_LATER = "Repeat when nothing runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +134,14 @@ class Collector:
         if self._artifacts is None:
             return
         now_ms = self._now_ms()
-        files = unreferenced(upkeep, self._artifacts, young_since_ms(records, now_ms), without=gone)
         temporary = list(iter_temporary_files(self._artifacts, before_ms=now_ms - GRACE_MS))
-        if not dry_run:
-            files, temporary = remove_files(files), remove_files(temporary)
-        found.artifacts, found.temporary_files = Heap.of(files), Heap.of(temporary)
+        found.temporary_files = Heap.of(temporary if dry_run else remove_files(temporary))
+        is_busy = upkeep.watch()
+        files = unreferenced(upkeep, self._artifacts, young_since_ms(records, now_ms), without=gone)
+        removed = [] if is_busy() else files if dry_run else remove_artifacts(files, is_busy)
+        found.artifacts = Heap.of(removed)
+        if left := len(files) - len(removed):
+            found.notes.append(f"{left} artifacts stay, for a run goes on and may name them. {_LATER}")
 
     def _remove_outputs(self, found: Collected, runs: Sequence[RunId], *, dry_run: bool) -> None:
         if self._outputs is None:
@@ -143,13 +154,9 @@ class Collector:
                 shutil.rmtree(folder, onerror=lambda _function, path, _error: found.notes.append(f"{path} stays"))
 
     async def _vacuum(self, upkeep: Upkeep, found: Collected) -> None:
-        now_ms = self._now_ms()
-        for record in await self._journal.runs(limit=None):
-            if is_held(record.owner, record.lease_until_ms, now_ms):
-                found.notes.append(
-                    f"not vacuumed: run {record.run_id} goes on, and must not wait. Repeat when nothing runs"
-                )
-                return
+        if driven := upkeep.driven():
+            found.notes.append(f"not vacuumed: run {driven[0]} goes on, and must not wait. {_LATER}")
+            return
         await asyncio.to_thread(upkeep.vacuum)
         found.vacuumed = True
 

@@ -355,6 +355,8 @@ class SqliteJournal(Journal):
                 (base, base | SEQ_MASK),
             ):
                 seq += 1
+                if not isinstance(body, bytes):
+                    return seq
                 previous = chain_hash(previous, body)
                 if key != base + seq or previous != found or (seq == last_seq and previous != last_hash):
                     return seq
@@ -409,11 +411,17 @@ class SqliteJournal(Journal):
             )
         except (sqlite3.Error, OverflowError) as error:
             raise journal_error(error, self._where, doing) from error
+        except (TypeError, ValueError, msgspec.MsgspecError) as error:
+            raise JournalError(
+                f"{self._where}: cannot {doing}: the store holds what noa did not write ({type(error).__name__}: "
+                f"{error}), so the file is damaged. Restore it from a backup",
+                path=self._where,
+            ) from error
 
     def _decode(self, run: str, seq: int, body: bytes) -> Event:
         try:
             return decode_event(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
             raise JournalError(
                 f"{self._where}: event {seq} of run '{run}' cannot be read: {error}. It was written by a newer "
                 "version, or the file is damaged",

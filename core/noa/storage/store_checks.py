@@ -18,7 +18,7 @@ from noa.storage.ownership import is_dead, is_held
 from noa.storage.references import artifact_path, iter_references
 from noa.storage.retention import parent_run
 from noa.storage.sqlite import SqliteJournal
-from noa.storage.sweep import GRACE_MS, iter_temporary_files, remove_files
+from noa.storage.sweep import GRACE_MS, iter_temporary_files, remove_artifacts, remove_files
 from noa.storage.upkeep import Upkeep
 
 __all__ = ["StoreChecks"]
@@ -145,23 +145,33 @@ class StoreChecks:
         """Artifacts to which nothing refers, and those that were begun and never finished."""
         if self._artifacts is None:
             return None
-        files = unreferenced(self._upkeep, self._artifacts, young_since_ms(self._records, self._now_ms))
         temporary = list(iter_temporary_files(self._artifacts, before_ms=self._now_ms - GRACE_MS))
+        is_busy = self._upkeep.watch()
+        files = unreferenced(self._upkeep, self._artifacts, young_since_ms(self._records, self._now_ms))
+        if is_busy():
+            files = []  # a run that goes on may name them
         if not files and not temporary:
             return None
         whole, begun = Heap.of(files), Heap.of(temporary)
-        everything = [*files, *temporary]
+
+        def mend() -> bool:
+            removed = remove_artifacts(files, is_busy)
+            return len(remove_files(temporary)) + len(removed) == whole.count + begun.count
+
         return Finding(
             "orphaned-artifacts",
-            f"nothing refers to {_count(len(everything), 'file', 'files')} of the artifact store",
+            f"nothing refers to {_count(whole.count + begun.count, 'file', 'files')} of the artifact store",
             "Attempts that failed, engines that were killed and runs that were removed leave them. They only take room",
             [
-                f"{heap.count} {noun}, {heap.size_bytes} bytes"
-                for heap, noun in ((whole, "artifacts"), (begun, "artifacts that were never finished"))
+                f"{_count(heap.count, one, many)}, {heap.size_bytes:,} bytes"
+                for heap, one, many in (
+                    (whole, "artifact", "artifacts"),
+                    (begun, "artifact that was never finished", "artifacts that were never finished"),
+                )
                 if heap.count
             ],
             "removes them",
-            lambda: len(remove_files(everything)) == len(everything),
+            mend,
         )
 
     def _problems(self, run: RunId) -> Iterator[str]:

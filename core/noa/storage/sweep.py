@@ -1,7 +1,8 @@
-"""Artifact files that nothing refers to, and their removal beside engines that write new ones.
+"""Artifact files that nothing refers to, and their removal.
 
 What is young stays, for its reference may not be in the journal yet: an agent names an artifact only when its attempt
-ends. So young means younger than an hour, or than any run that is not over.
+ends. So young means younger than an hour, or than any run that is not over. An agent may also name an old file, without
+a trace, because what it made is there already: so artifacts are removed only while no engine drives a run.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["GRACE_MS", "StoredFile", "iter_artifact_files", "iter_temporary_files", "remove_files"]
+__all__ = ["GRACE_MS", "StoredFile", "iter_artifact_files", "iter_temporary_files", "remove_artifacts", "remove_files"]
 
 GRACE_MS = 3_600_000
 """A file younger than this is left alone."""
+
+_AT_ONCE = 64
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -51,10 +54,48 @@ def remove_files(files: Iterable[StoredFile]) -> list[StoredFile]:
     removed = []
     for file in files:
         with contextlib.suppress(OSError):
-            if _changed_at_ms(file.path.stat(follow_symlinks=False)) == file.changed_at_ms:
+            if _is_unchanged(file):
                 file.path.unlink()
                 removed.append(file)
     return removed
+
+
+def remove_artifacts(files: Sequence[StoredFile], is_busy: Callable[[], bool]) -> list[StoredFile]:
+    """Remove artifacts while no engine drives a run; those that were removed.
+
+    `is_busy` says whether one does, or has since the references were read.
+
+    A few at a time are put aside, under a name of unfinished ones, and come back where an engine began a run meanwhile:
+    an attempt that saw one before saw it in a run that is there by now, and one that sees none writes its own.
+    """
+    removed: list[StoredFile] = []
+    for start in range(0, len(files), _AT_ONCE):
+        if is_busy():
+            break
+        aside = [(file, to) for file in files[start : start + _AT_ONCE] if (to := _put_aside(file)) is not None]
+        if is_busy():
+            for file, to in aside:
+                with contextlib.suppress(OSError):
+                    os.replace(to, file.path)
+            break
+        for file, to in aside:
+            with contextlib.suppress(OSError):
+                to.unlink()
+                removed.append(file)
+    return removed
+
+
+def _put_aside(file: StoredFile) -> Path | None:
+    to = file.path.parent.parent / f".tmp-{file.path.name}"
+    with contextlib.suppress(OSError):
+        if _is_unchanged(file):
+            os.replace(file.path, to)
+            return to
+    return None
+
+
+def _is_unchanged(file: StoredFile) -> bool:
+    return _changed_at_ms(file.path.stat(follow_symlinks=False)) == file.changed_at_ms
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

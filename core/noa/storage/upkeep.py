@@ -18,7 +18,7 @@ from noa.model.events import decode_event
 from noa.model.ids import RunId
 from noa.storage.connection import BUSY_TIMEOUT_S, connect, journal_error
 from noa.storage.migrations import OVER, SEQ_BITS, SEQ_MASK
-from noa.storage.ownership import is_held
+from noa.storage.ownership import is_dead, is_held
 from noa.storage.sqlite import status_after
 
 __all__ = ["LostSignal", "Upkeep", "WrongStatus", "quick_check"]
@@ -118,6 +118,18 @@ class Upkeep:
         with self._told("measure runs"):
             return int(self._connection.execute(sql, (wanted,)).fetchone()[0])
 
+    def driven(self) -> list[RunId]:
+        """Runs that are not over and whose engine may live, whatever became of its lease."""
+        sql = "SELECT run_id, owner FROM runs WHERE owner <> '' AND status NOT IN (SELECT value FROM json_each(?))"
+        with self._told("list the runs"):
+            rows = self._connection.execute(sql, (self._over,)).fetchall()
+        return [RunId(run) for run, owner in rows if not is_dead(owner)]
+
+    def watch(self) -> Callable[[], bool]:
+        """Asks whether an engine drives a run now, or anybody else wrote to the store since this call."""
+        before = self._data_version()
+        return lambda: bool(self.driven()) or self._data_version() != before
+
     def wrong_statuses(self) -> list[WrongStatus]:
         """Runs that are listed otherwise than their events say."""
 
@@ -200,6 +212,10 @@ class Upkeep:
         with self._told("vacuum the store"):
             self._connection.execute("VACUUM")
         self.checkpoint()
+
+    def _data_version(self) -> int:
+        with self._told("look for changes"):
+            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
 
     def _right_status(self, number: int) -> tuple[str, bool] | None:
         """What the events of a run say; None where they cannot be read."""

@@ -49,7 +49,7 @@ def load_plan(
     if isinstance(source, Mapping):
         text, data = _dict_text(source)
         loader = _Loader(registry, host_resources, base=Path(), given=data)
-        return loader.root(text, DICT_NAME, warnings)
+        return loader.root(decode_text(text.encode(), DICT_NAME), DICT_NAME, warnings)
     path = Path(source)
     text = read_text(path, shown=str(source))
     loader = _Loader(registry, host_resources, base=path.parent, chain=[_identity(path)])
@@ -165,7 +165,7 @@ class _Loader:
 
     def _parse(self, text: str, name: str) -> Source:
         if name == DICT_NAME and self.given is not None:
-            _check_depth(self.given, name)
+            _check_values(self.given, name)
             return Source(name, text, self.given)
         if name == DICT_NAME or name.endswith(".json"):
             return parse_json(text, name)
@@ -209,11 +209,18 @@ class _Loader:
         self.problems.append(source.problem(code, place(source, at) + message, at))
 
 
-def _check_depth(data: Any, name: str) -> None:
+def _check_values(data: Any, name: str) -> None:
+    """Refuse data that its text would be refused for: a run reads that text when it is resumed."""
     level = [data]
     for _ in range(MAX_DEPTH + 1):
-        level = [part for value in level for part in (value.values() if isinstance(value, dict) else value)
-                 if isinstance(part, (dict, list))]  # fmt: skip
+        parts = [part for value in level for part in (value.values() if isinstance(value, dict) else value)]
+        for part in parts:
+            if type(part) is int and not -(1 << 63) <= part < 1 << 63:
+                shown = str(part) if part.bit_length() < 200 else "of the definition"
+                raise DefinitionError.of(
+                    [Problem("NUMBER", f"the number {shown} does not fit into 64 bits", file=name)]
+                )
+        level = [part for part in parts if isinstance(part, (dict, list))]
         if not level:
             return
     raise DefinitionError.of([Problem("TOO_DEEP", f"nested deeper than {MAX_DEPTH} levels", file=name)])

@@ -135,11 +135,17 @@ def schema(registry: Registry) -> dict[str, Any]:
     return json_schema(registry)
 
 
+UNDO = {"agent": "a", "action": "c", "after": "attempt", "inputs": "${{ outputs }}", "recovery": ["again"]}
 GOOD: list[dict[str, Any]] = [
     {"name": "s", "type": "loop", "until": "true", "max_iterations": 2, "tasks": [{"agent": "a", "action": "b"}]},
     {"name": "s", "type": "parallel", "tasks": [{"agent": "a", "action": "b", "recovery": ["again", {"again": {}}]}]},
     {"name": "s", "type": "parallel", "tasks": [{"agent": "a", "action": "b", "timeout": "3s"}]},
     {"name": "s", "type": "conditional", "branches": [{"when": True, "tasks": [{"workflow": "x.yaml"}]}], "timeout": 3},
+    {"name": "s", "type": "parallel", "timeout": {"total": "1h", "queue": 3}, "tasks": [{"agent": "a", "action": "b"}]},
+    {"name": "s", "type": "parallel", "tasks": [{"agent": "a", "action": "b", "cache": True}]},
+    {"name": "s", "type": "parallel", "tasks": [{"agent": "a", "action": "b", "cache": "1d"}]},
+    {"name": "s", "type": "parallel", "tasks": [{"agent": "a", "action": "b", "cache": {"key": [1], "ttl": "1d"}}]},
+    {"name": "s", "type": "parallel", "tasks": [{"agent": "a", "action": "b", "compensate": UNDO}]},
 ]  # fmt: skip
 BAD: list[dict[str, Any]] = [
     {"name": "s", "type": "paralel", "tasks": [{"agent": "a", "action": "b"}]},
@@ -147,6 +153,9 @@ BAD: list[dict[str, Any]] = [
     {"name": "s", "type": "parallel", "tasks": [{"agent": "a", "action": "b", "need": []}]},
     {"name": "s", "type": "parallel", "tasks": [{"agent": "a", "action": "b", "recovery": ["retyr"]}]},
     {"name": "s", "type": "parallel", "tasks": [{"agent": "a", "action": "b", "timeout": "soon"}]},
+    {"name": "s", "type": "parallel", "timeout": {"totl": 1}, "tasks": [{"agent": "a", "action": "b"}]},
+    {"name": "s", "type": "parallel", "tasks": [{"agent": "a", "action": "b", "cache": "soon"}]},
+    {"name": "s", "type": "parallel", "tasks": [{"agent": "a", "action": "b", "compensate": {"agent": "a"}}]},
     {"name": "s/t", "type": "parallel", "tasks": [{"agent": "a", "action": "b"}]},
     {"name": "s", "type": "parallel"},
 ]

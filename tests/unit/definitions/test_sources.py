@@ -190,6 +190,17 @@ class TestFiles:
         with pytest.raises(DefinitionError, match="nested deeper than 64 levels"):
             load_plan(nested, registry=registry)
 
+    @pytest.mark.parametrize("number", [1 << 63, -(1 << 63) - 1, 10**1000])
+    def test_a_number_of_a_dict_that_its_text_could_not_have_is_refused(self, number: int, registry: Registry) -> None:
+        task = {"agent": "any", "action": "go", "inputs": {"x": [number]}}
+        definition = {"workflow": {"name": "w", "stages": [{"name": "s", "type": "parallel", "tasks": [task]}]}}
+        with pytest.raises(DefinitionError, match="does not fit into 64 bits"):
+            load_plan(definition, registry=registry)
+
+    def test_a_dict_whose_text_is_too_large_is_refused(self, registry: Registry) -> None:
+        with pytest.raises(DefinitionError, match="larger than 10 MiB"):
+            load_plan({"workflow": {"name": "w", "description": "x" * (11 << 20), "stages": []}}, registry=registry)
+
     def test_a_problem_of_a_dict_says_where_in_words(self, registry: Registry) -> None:
         with pytest.raises(DefinitionError) as caught:
             load_plan({"workflow": {"name": "w", "stages": [{"name": "s"}]}}, registry=registry)

@@ -15,6 +15,7 @@ from noa.model.events import Decision, Rollback
 from noa.model.failure import Failure
 from noa.model.plan import CachePlan, Dependency, Edge, Expression, Plan, StrategySpec, TaskPlan, Timeouts
 from noa.plugin import Attempted, RecoveryStrategy, Registry
+from noa.recovery import BUILTIN_RECOVERY_STRATEGIES, RetryOptions, RetryStrategy
 
 PlanOf = Callable[..., Plan]
 PlanWith = Callable[..., PlanOf]
@@ -134,6 +135,16 @@ def test_without_inputs_it_has_none_and_with_nothing_else_it_is_tried_whatever_f
     assert undo.inputs is None
     assert undo.recovery == (StrategySpec("retry", {"max_attempts": 5, "on": ["*"]}),)
     assert one(plan, "b").recovery is None
+
+
+def test_the_built_in_retry_takes_every_failure_of_a_compensation(plan_with: PlanWith) -> None:
+    plan = plan_with(*BUILTIN_RECOVERY_STRATEGIES)(tasks(f"- {{{TASK}, compensate: {{{UNDO}}}}}"))
+    (spec,) = undo_of(plan, "go").recovery or ()
+    decide = RetryStrategy().recover
+    options = RetryOptions.model_validate(dict(spec.options))
+    failure = Failure("REFUSED", "no", retryable=False)
+    assert decide(failure, Attempted(attempt=4, chosen=3, elapsed_ms=0, jitter=0), options) is not None
+    assert decide(failure, Attempted(attempt=5, chosen=4, elapsed_ms=0, jitter=0), options) is None
 
 
 def test_a_list_of_its_own_counts_even_an_empty_one(plan_with: PlanWith) -> None:

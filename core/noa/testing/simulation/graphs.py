@@ -11,13 +11,28 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-__all__ = ["AGENTS", "FEATURES", "POOLS", "iter_tasks", "random_definition", "reduced", "without"]
+__all__ = ["AGENTS", "CHILD", "FEATURES", "POOLS", "iter_tasks", "random_definition", "reduced", "without"]
 
 AGENTS = ("a", "b")
 """Agents that definitions may name."""
 
 POOLS = {"cpu": 4.0, "licence": 2.0}
 """Capacity of the simulated host."""
+
+CHILD = {
+    "workflow": {
+        "name": "child",
+        "version": "1",
+        "stages": [
+            {
+                "name": "only",
+                "type": "parallel",
+                "tasks": [{"agent": "a", "action": "act", "compensate": {"agent": "a", "action": "undo"}}],
+            }
+        ],
+    }
+}
+"""The workflow that tasks with `workflow` run; simulated as an agent would be."""
 
 FEATURES: dict[str, tuple[str, ...]] = {
     "needs": ("needs",),
@@ -49,7 +64,7 @@ def random_definition(seed: int, *, most_tasks: int = 200) -> dict[str, Any]:
 class _Maker:
     def __init__(self, chance: random.Random, most_tasks: int) -> None:
         self._chance = chance
-        self._left = min(most_tasks, chance.choice((3, 5, 8, 12, 12, 20, 20, 40, 200)))
+        self._left = min(most_tasks, chance.choice((3, 4, 5, 6, 8, 8, 10, 12, 12, 16, 20, 20, 30, 40, 80, 200)))
         self._rate = chance.choice((0.1, 0.25, 0.4))
         self._compensates = chance.random() < 0.4
         self._small = self._left <= 40
@@ -145,6 +160,9 @@ class _Maker:
     def _task(self, name: str, before: Sequence[str], *, needs: bool, loop: bool) -> dict[str, Any]:
         chance = self._chance
         task: dict[str, Any] = {"name": name, "agent": chance.choice(AGENTS), "action": f"act{chance.randint(0, 3)}"}
+        sub_workflow = self._some(0.05)
+        if sub_workflow:
+            task = {"name": name, "workflow": "child.json"}
         if self._some(0.9 if not self._small else 0.6):
             task["inputs"] = self._inputs(before, loop=loop)
         if needs and before and self._some(0.4):
@@ -159,13 +177,14 @@ class _Maker:
             task["when"] = self._condition(before)
         if self._some(0.15):
             limits = {"execution": (40, 200), "queue": (30, 300), "total": (60, 400, 3000), "heartbeat": (500,)}
-            kinds = chance.sample(sorted(limits), chance.randint(1, 2))
+            kinds = chance.sample(sorted(limits), chance.randint(1, 2)) if not sub_workflow else ["total"]
             task["timeout"] = {kind: f"{chance.choice(limits[kind])}ms" for kind in kinds}
-        if self._some(0.2):
+        if self._some(0.2) and not sub_workflow:
             task["resources"] = {
-                pool: chance.choice((0.5, 1, POOLS[pool])) for pool in chance.sample(sorted(POOLS), chance.randint(1, 2))
+                pool: chance.choice((0.5, 1, POOLS[pool]))
+                for pool in chance.sample(sorted(POOLS), chance.randint(1, 2))
             }
-        if self._some(0.1):
+        if self._some(0.1) and not sub_workflow:
             task["cache"] = chance.choice((True, "1s", {"key": "${{ inputs.number }}", "ttl": "5s"}))
         if self._some(0.5):
             task["idempotent"] = True
@@ -240,7 +259,11 @@ class _Maker:
             case "ask":
                 options |= self._question()
             case "circuit_breaker":
-                options = {"failures": chance.randint(1, 3), "window": "1s", "open_for": f"{chance.choice((20, 200))}ms"}
+                options = {
+                    "failures": chance.randint(1, 3),
+                    "window": "1s",
+                    "open_for": f"{chance.choice((20, 200))}ms",
+                }
             case "hedge":
                 options = {"delay": f"{chance.choice((1, 10, 40))}ms", "min_samples": chance.choice((1, 20))}
         return {name: options} if options else name

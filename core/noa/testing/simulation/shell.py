@@ -13,7 +13,6 @@ from noa.engine.commands import CancelAttempt, Effect, Execute, LookUp, SetTimer
 from noa.engine.core import Core
 from noa.engine.guards import Guards
 from noa.engine.reopening import why_not_reopened
-from noa.engine.signals import judge
 from noa.engine.state import RunState
 from noa.model.events import (
     AttemptFailed,
@@ -100,10 +99,7 @@ class Life:
         first: list[Event] = [RunResumed(at_ms=now_ms, owner=f"engine {self.number}", fence=self.fence)]
         state.apply(first[0])
         for signal in world.waiting_signals():
-            judged = judge(state, signal, now_ms)
-            if judged is not None:
-                first.append(judged)
-                state.apply(judged)
+            first += self.core.recorded(signal, now_ms)
         if reopened is not None:
             refused = why_not_reopened(state.status, reopened.from_task, state.tasks, rollback=reopened.rollback)
             assert not refused, refused
@@ -213,11 +209,15 @@ class Life:
         self.world.after(after_ms, self, "ends", (going_on, outcome))
 
     def _cancel(self, path: TaskPath, attempt: int) -> None:
+        task = self.state.tasks[path]
+        accepted = self.state.accepts(path, attempt)
+        if task.plan.workflow is not None and (path, attempt) not in self.attempts and accepted:
+            self._execute(path, attempt)  # the child run goes on in the store, and must end there
         going_on = self.attempts.get((path, attempt))
         failure = Failure("CANCELLED", "cancelled")
         if going_on is not None:
             self.world.after(self.world.chance.randrange(40), self, "ends", (going_on, failure))
-        else:
+        elif accepted:
             head: dict[str, Any] = {"at_ms": self.now_ms(), "task": path, "attempt": attempt}
             self.tell(AttemptFailed(failure=failure, **head))
 
@@ -272,7 +272,9 @@ class Life:
     def unfinished(self) -> list[Event]:
         """What attempts that go on will give, though nobody here waits for it any longer."""
         return [
-            self._event_of(each, Succeeded({"late": True})) for each in self.attempts.values() if each.ticket is not None
+            self._event_of(each, Succeeded({"late": True}))
+            for each in self.attempts.values()
+            if each.ticket is not None
         ]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from noa.definitions import Evaluator, check_inputs
-from noa.engine.commands import CancelAttempt, Effect, Execute, SetTimer
+from noa.engine.commands import CancelAttempt, Effect, Execute, LookUp, SetTimer
 from noa.engine.core import Core
 from noa.engine.decide import Decider
 from noa.engine.state import RunState
@@ -21,6 +21,7 @@ from noa.model.events import (
     AttemptSucceeded,
     CancelRequested,
     Event,
+    Recalled,
     RunCreated,
     RunResumed,
     TimerFired,
@@ -127,6 +128,7 @@ class Simulation:
                 version=self.state.plan.version,
                 definitions={"": self.state.plan.sha256},
                 inputs=self._inputs,
+                mode=self.state.plan.mode,
             )
             self._take(created)
 
@@ -150,6 +152,8 @@ class Simulation:
             case SetTimer(timer=timer, due_ms=due_ms):
                 self._now_ms = max(self._now_ms, due_ms)
                 return TimerFired(at_ms=self._now_ms, timer=timer)
+            case LookUp(task=task, attempt=attempt):
+                return Recalled(at_ms=self._now_ms, task=task, attempt=attempt)  # nothing is kept
             case CancelAttempt(task=task, attempt=attempt, reason=reason):
                 failure = Failure("CANCELLED", reason)
                 return AttemptFailed(at_ms=self._now_ms, task=task, attempt=attempt, failure=failure)

@@ -9,11 +9,12 @@ import heapq
 import random
 from collections import Counter
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
 from noa.definitions import Evaluator
-from noa.engine.commands import LookUp
+from noa.engine.commands import LookUp, StartTask
 from noa.engine.decide import Decider
 from noa.engine.durations import Durations
 from noa.engine.state import RunState
@@ -24,6 +25,7 @@ from noa.model.events import (
     Recalled,
     RunCreated,
     RunReopened,
+    TaskScheduled,
     decode_event,
     encode_event,
 )
@@ -120,6 +122,7 @@ class World:
             workflow=self.plan.name,
             version=self.plan.version,
             definitions={"": self.plan.sha256},
+            mode=self.plan.mode,
             inputs={"number": 7, "yes": True, "no": False},
         )
         self._life().start(created)
@@ -334,8 +337,9 @@ class World:
         limits = plan.timeouts if plan is not None else None
         if limits is not None and limits.execution_ms is not None and takes_ms > limits.execution_ms:
             return limits.execution_ms, Failure("EXECUTION_TIMEOUT", "too slow", retryable=True)
-        hopeless = random.Random(f"{self._seed} {going_on.path} {going_on.agent} {going_on.action}")
-        if chance.random() >= self._failing and hopeless.random() >= self._hopeless:
+        asked = f"{self._seed} {going_on.path} {going_on.agent} {going_on.action}"
+        hopeless = crc32(asked.encode()) % 1000 < 1000 * self._hopeless
+        if chance.random() >= self._failing and not hopeless:
             return takes_ms, Succeeded({"n": going_on.attempt} if chance.random() < 0.6 else {})
         code = chance.choice(("FLAKY", "FLAKY", "BAD", "AGENT_LOST"))
         wait_ms = chance.randrange(50) if chance.random() < 0.1 else None
@@ -473,7 +477,11 @@ class World:
         """The journal, folded anew, is the state that the engine had; every prefix of it can go on."""
         again = RunState(self.plan)
         for number, body in enumerate(self.journal, 1):
-            again.apply(decode_event(body))
+            event = decode_event(body)
+            if isinstance(event, TaskScheduled):
+                wanted = isinstance(again.pending.get(event.task), StartTask)
+                assert wanted, f"folded anew, '{event.task}' begins (event {number}) though it was not its turn"
+            again.apply(event)
             assert again.pending or again.held or again.finished, f"the first {number} events wait for nothing"
         found = difference(state, again)
         assert not found, f"folded anew, the state differs: {found}"

@@ -1,0 +1,161 @@
+"""Thousands of random workflows to which everything happens that can. A failing one is made smaller and can be replayed.
+
+`NOA_LONG_TESTS=1` plays 200,000 schedules instead of 10,400.
+"""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from noa.engine import core, reopening, rollback, state
+from noa.engine.commands import SetTimer
+from noa.orchestration.resources import ResourceLedger
+from noa.testing.simulation import Failed, Schedules, Script, SimulationError
+from noa.testing.simulation.__main__ import main
+from noa.testing.simulation.world import FAULTS
+
+PARTS = 8
+SCHEDULES = 200_000 if os.environ.get("NOA_LONG_TESTS") else 10_400
+
+
+@pytest.fixture(scope="module")
+def played(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
+    """Counts of all parts, printed at the end."""
+    counts: Counter[str] = Counter()
+    yield counts
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and counts:
+        rest = ", ".join(f"{name} {number:,}" for name, number in sorted(counts.items()))
+        reporter.write_line(f"\nsimulated: {rest}")
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.timeout(3600 if SCHEDULES > 20_000 else 300)
+def test_nothing_is_lost_doubled_or_stuck_in_random_schedules(played: Counter[str], part: int) -> None:
+    each = SCHEDULES // PARTS
+    schedules = Schedules()
+    schedules.play_all(range(part * each, (part + 1) * each))
+    played.update(schedules.counts)
+    assert schedules.counts["schedules"] == each
+    assert all(schedules.counts[kind] for kind in FAULTS), "every kind of fault was injected"
+    assert all(schedules.counts[f"runs {end}"] for end in ("succeeded", "failed", "cancelled", "rolled_back"))
+    assert schedules.counts["runs rollback_failed"]
+
+
+# --- the checks can fail: faults that are planted in the engine are found
+
+
+def _limits_are_ignored(patch: pytest.MonkeyPatch) -> None:
+    def pump(self: Any, stage: Any) -> None:
+        while stage.ready:
+            task = state.heapq.heappop(stage.ready)[2]
+            if task.status == "ready":
+                task.slot = 1
+                stage.active += 1
+                state.heapq.heappush(self._ready, (0, self._order, task))
+        self._pump_run()
+
+    patch.setattr(state.RunState, "_pump", pump)
+
+
+def _dependencies_are_ignored(patch: pytest.MonkeyPatch) -> None:
+    def met(self: Any, task: Any, *, bad: bool) -> None:
+        task.unmet = 0
+        if task.status == "pending":
+            self._unblocked(task)
+            self._pump(task.stage)
+
+    patch.setattr(state.RunState, "_dependency_met", met)
+
+
+def _every_result_is_taken(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(state.RunState, "accepts", lambda self, task, attempt: task in self.tasks)
+
+
+def _timers_are_lost_in_a_crash(patch: pytest.MonkeyPatch) -> None:
+    whole = core.Core.outstanding
+
+    def outstanding(self: Any, at_ms: int) -> Any:
+        events, effects = whole(self, at_ms)
+        return events, [effect for effect in effects if not isinstance(effect, SetTimer)]
+
+    patch.setattr(core.Core, "outstanding", outstanding)
+
+
+def _all_is_undone_at_once(patch: pytest.MonkeyPatch) -> None:
+    def first(self: Any) -> Any:
+        self._pass([node for node in self._needs if not self._waiting.get(node)])
+        return list(self.left.values())
+
+    patch.setattr(rollback.Undoing, "first", first)
+    patch.setattr(rollback.Undoing, "undone", lambda self, task: self.left.pop(task.path) and [])
+
+
+def _nothing_is_left_to_undo(patch: pytest.MonkeyPatch) -> None:
+    whole = rollback.undo_plan
+    patch.setattr(rollback, "undo_plan", lambda task, children: whole(task, children) if task.index else None)
+
+
+def _everything_is_done_again(patch: pytest.MonkeyPatch) -> None:
+    whole = reopening.reset_of
+
+    def reset_of(stages: Any, tasks: Any, from_task: Any) -> Any:
+        reset = whole(stages, tasks, from_task)
+        reset.tasks.update({path: task for path, task in tasks.items() if task.stage.plan.name not in reset.stages})
+        return reset
+
+    patch.setattr(state, "reset_of", reset_of)
+
+
+def _resources_are_over_granted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ResourceLedger, "_fits", lambda self, ticket: True)
+
+
+def _signals_count_twice(patch: pytest.MonkeyPatch) -> None:
+    whole = core.judge
+
+    def judge(run: Any, signal: Any, at_ms: int) -> Any:
+        run.signals.discard(signal.signal_id)
+        return whole(run, signal, at_ms)
+
+    patch.setattr(core, "judge", judge)
+
+
+def _an_answer_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(state._SIGNALS, "answer", lambda self, event: self._release(self.tasks[event.task]))
+
+
+PLANTED: list[Callable[[pytest.MonkeyPatch], None]] = [
+    _limits_are_ignored,
+    _dependencies_are_ignored,
+    _every_result_is_taken,
+    _timers_are_lost_in_a_crash,
+    _all_is_undone_at_once,
+    _nothing_is_left_to_undo,
+    _everything_is_done_again,
+    _resources_are_over_granted,
+    _signals_count_twice,
+    _an_answer_is_forgotten,
+]
+
+
+def _first_failure(most: int) -> Failed | None:
+    schedules = Schedules()
+    for seed in range(most):
+        failed = schedules.play(Script(seed))
+        if failed is not None:
+            return failed
+    return None
+
+
+@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__.strip("_"))
+def test_a_fault_planted_in_the_engine_is_found(
+    monkeypatch: pytest.MonkeyPatch, plant: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    plant(monkeypatch)
+    assert _first_failure(400) is not None

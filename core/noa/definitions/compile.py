@@ -9,12 +9,13 @@ from typing import Any, TypeAlias
 import msgspec
 
 from noa.definitions.agents import AgentChecks, agent_secrets, agent_spec, unknown_inputs
+from noa.definitions.approvals import TASK, compile_approval, compile_supervise
 from noa.definitions.compensation import CompensationCompiler, Undoing
 from noa.definitions.cycles import cycle_problems
 from noa.definitions.dependencies import Dependencies
 from noa.definitions.drafts import PLACEHOLDER, StageDraft
 from noa.definitions.inputs import compile_inputs
-from noa.definitions.models import TaskModel, WorkflowModel
+from noa.definitions.models import ApprovalModel, TaskModel, WorkflowModel
 from noa.definitions.names import TaskDraft, read_names
 from noa.definitions.problems import known, place
 from noa.definitions.recovery_lists import Asked, ChainCompiler
@@ -33,6 +34,7 @@ from noa.definitions.timeouts import inherited_timeouts, task_timeouts
 from noa.definitions.unsupported import refuse_task_keys, refuse_workflow_keys
 from noa.errors import Problem
 from noa.model.plan import (
+    ApprovalPlan,
     BlockTemplate,
     CachePlan,
     Plan,
@@ -40,6 +42,7 @@ from noa.model.plan import (
     Reference,
     StagePlan,
     StrategySpec,
+    SupervisePlan,
     TaskPlan,
     Template,
     Timeouts,
@@ -119,6 +122,7 @@ class _Compiler:
         self.problems = problems
         self.children: dict[str, Plan] = {}
         self.secrets: dict[str, None] = {}
+        self.approves = False
         self.actions: dict[tuple[str, str, int], ActionInfo] = {}
         self.paths: dict[tuple[str, str, int], NodePath] = {}
         self.specs = {name: agent_spec(name, model, source) for name, model in workflow.agents.items()}
@@ -170,6 +174,7 @@ class _Compiler:
             timeout_ms=workflow.timeout.total if workflow.timeout is not None else None,
             children=self.children,
             mode=self._mode(),
+            supervise=self._supervise(),
             description=workflow.description,
             secrets=self._every_secret(),
         )
@@ -179,7 +184,8 @@ class _Compiler:
         """What the definition says, or else one in which somebody is waited for where something asks for a person."""
         name, modes = self.workflow.mode, self.registry.modes
         if name is None:
-            return "supervised" if self.chains.asks and "supervised" in modes else "auto"
+            asks = self.chains.asks or self.approves or self.workflow.supervise is not None
+            return "supervised" if asks and "supervised" in modes else "auto"
         if name not in modes:
             self._add("UNKNOWN_MODE", ("workflow", "mode"), f"mode '{name}' is not known. {known(name, modes)}")
         return name
@@ -199,6 +205,9 @@ class _Compiler:
         when = self.expressions.condition(model.when, (*path, "when"), where) if model.when is not None else None
         add_reads(reads, when)
         options = self._options(draft, reads)
+        approval = self._approval(model.approval, path, where)
+        if approval is not None:
+            add_reads(reads, [approval.prompt, approval.show])
         for reference, at in reads.items():
             self.waits.read_by_stage(draft, reference, at, depends_on)
         if model.run_on != "success" and not model.depends_on:
@@ -217,6 +226,7 @@ class _Compiler:
             max_parallel=model.max_parallel,
             recovery=self._recovery(model.recovery, (*path, "recovery")),
             timeout_ms=model.timeout.total if model.timeout is not None else None,
+            approval=approval,
             options=options,
             templates=templates,
             single=draft.kind.single if draft.kind else True,
@@ -263,6 +273,7 @@ class _Compiler:
         inputs = self.expressions.template(model.inputs, (*path, "inputs"), block.given)
         secrets = self._secrets(model, inputs, path)
         cache = self._cache(model, path, block.where)
+        approval = self._approval(model.approval, path, block.where.and_names(TASK))
         recovery = self._task_recovery(model, path, block.failed)
         for spec in recovery or ():
             add_reads(task.reads, spec.options)
@@ -270,10 +281,14 @@ class _Compiler:
         add_reads(task.reads, inputs)
         if cache is not None:
             add_reads(task.reads, cache.key)
+        if approval is not None:
+            add_reads(task.reads, [approval.prompt, approval.show])
         undoing = self._undoing(block, task, inputs)
         edges = self.waits.edges(block.draft, block.spec, block.nodes, index, task)
         child = self._target(block, index, task)
+        info = self.actions.get((block.draft.name, block.spec.name, index))
         given = model.model_fields_set
+        idempotent = model.idempotent if "idempotent" in given else defaults.idempotent
         return TaskPlan(
             name=task.name,
             agent=model.agent or "",
@@ -288,13 +303,22 @@ class _Compiler:
             recovery=recovery if recovery is not None else self.default_chain,
             optional=model.optional if "optional" in given or defaults.optional is None else defaults.optional,
             priority=model.priority if "priority" in given or defaults.priority is None else defaults.priority,
-            idempotent=model.idempotent if "idempotent" in given else defaults.idempotent,
+            idempotent=info.idempotent or None if idempotent is None and info is not None else idempotent,
             secrets=secrets,
             compensate=undoing.plan if undoing is not None else None,
             compensate_after=model.compensate.after if model.compensate is not None else "success",
             cache=cache,
+            approval=approval,
             position=self.source.position(path),
         )
+
+    def _approval(self, model: ApprovalModel | None, path: NodePath, where: Place) -> ApprovalPlan | None:
+        self.approves = self.approves or model is not None
+        return compile_approval(self.expressions, model, (*path, "approval"), where)
+
+    def _supervise(self) -> SupervisePlan | None:
+        where = Place(("inputs", "run", TASK))
+        return compile_supervise(self.expressions, self.workflow.supervise, ("workflow", "supervise"), where)
 
     def _task_recovery(self, model: TaskModel, path: NodePath, where: Place) -> tuple[StrategySpec, ...] | None:
         if model.recovery is None:

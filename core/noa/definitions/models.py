@@ -28,6 +28,7 @@ from noa.model.plan import Expression
 
 __all__ = [
     "AgentModel",
+    "ApprovalModel",
     "CacheModel",
     "CompensateModel",
     "DefaultsModel",
@@ -37,6 +38,7 @@ __all__ = [
     "Scope",
     "SharedTimeoutsModel",
     "StageModel",
+    "SuperviseModel",
     "TaskList",
     "TaskModel",
     "TimeoutsModel",
@@ -223,6 +225,60 @@ class CacheModel(_Model):
     ttl: DurationMs | None = Field(None, description="How old the outputs may be; any age where it is not given.")
 
 
+def _approval(value: Any) -> Any:
+    """`true` asks anybody; text is the prompt."""
+    if isinstance(value, bool):
+        return {} if value else None
+    return {"prompt": value} if isinstance(value, str) else value
+
+
+def _names(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[list[Text], BeforeValidator(_names, json_schema_input_type=str | list[str])]
+
+
+class ApprovalModel(_Model):
+    """Who must approve before something begins."""
+
+    prompt: str = Field("", description="What the person is asked; ${{ }} holds CEL, with `task` in scope.")
+    approvers: Names = Field(default_factory=list, description="Who may approve: names of users. Without it: anybody.")
+    quorum: Annotated[int, Field(ge=1, le=100)] = Field(1, description="How many different people must approve.")
+    timeout: DurationMs | None = Field(None, description="How long it waits. Without it: for ever.")
+    on_timeout: Literal["reject", "approve", "escalate"] = Field(
+        "reject", description="What counts when nobody answered in time, and at once in mode auto."
+    )
+    escalate_to: Names = Field(
+        default_factory=list, description="Who may approve once the time is over, with on_timeout: escalate."
+    )
+    four_eyes: bool = Field(False, description="Who began the run, or changed the task, cannot approve it.")
+    show: Any = Field(None, description="What the person should see, by name; ${{ }} holds CEL.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> ApprovalModel:
+        if self.approvers and self.quorum > len(set(self.approvers)):
+            raise PydanticCustomError(
+                "approval", f"'quorum' is {self.quorum}, but there are {len(set(self.approvers))} 'approvers'"
+            )
+        if (self.on_timeout == "escalate") != bool(self.escalate_to):
+            raise PydanticCustomError("approval", "'on_timeout: escalate' and 'escalate_to' come together")
+        if self.on_timeout == "escalate" and self.timeout is None:
+            raise PydanticCustomError("approval", "'on_timeout: escalate' needs a 'timeout', such as '24h'")
+        return self
+
+
+class SuperviseModel(ApprovalModel):
+    """A rule by which tasks need an approval."""
+
+    when: ExpressionText = Field(description="CEL; tasks for which it is true, with `task` in scope.")
+
+
+ApprovalField = Annotated[
+    ApprovalModel | None, BeforeValidator(_approval, json_schema_input_type=bool | str | ApprovalModel | None)
+]
+
+
 class TaskModel(_Model):
     """One piece of work: an agent is asked for an action, or another workflow is run."""
 
@@ -244,7 +300,7 @@ class TaskModel(_Model):
     recovery: Recovery | None = Field(None, description="Strategies for a failed attempt, tried in order.")
     compensate: CompensateModel | None = Field(None, description="What undoes it when the run is rolled back.")
     optional: bool = Field(False, description="Whether its failure counts as done with null outputs.")
-    approval: Any = Field(None, description=_LATER + "Who must approve before it starts.")
+    approval: ApprovalField = Field(None, description="Who must approve before it begins; true asks anybody.")
     cache: Annotated[
         CacheModel | None, BeforeValidator(_cache, json_schema_input_type=bool | DurationMs | CacheModel | None)
     ] = Field(None, description="Takes outputs of an earlier equal task: true, how old they may be, or {key, ttl}.")
@@ -277,6 +333,7 @@ class StageModel(_Model):
     description: str = Field("", description="For people.")
     depends_on: list[str] = Field(default_factory=list, description="Stages that must be done first.")
     when: ExpressionText | None = Field(None, description="CEL; the stage is skipped where it is false.")
+    approval: ApprovalField = Field(None, description="Who must approve before it opens; true asks anybody.")
     run_on: Literal["success", "failure", "always"] = Field(
         "success", description="Which outcome of the stages that it depends on starts it."
     )
@@ -409,6 +466,7 @@ class WorkflowModel(_Model):
         None, description="Limit for the run; a mapping also has limits for its tasks."
     )
     max_parallel: Annotated[int, Field(ge=1)] | None = Field(None, description="How many tasks may run at once.")
+    supervise: SuperviseModel | None = Field(None, description="A rule by which tasks need an approval.")
     mode: str | None = Field(
         None,
         description="Mode of execution: auto, supervised, debug. Without it: supervised where something waits for a "

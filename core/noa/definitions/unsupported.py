@@ -9,8 +9,6 @@ from noa.errors import Problem
 
 __all__ = ["refuse_task_keys", "refuse_workflow_keys"]
 
-_TASK_KEYS = ("approval",)
-
 
 def refuse_workflow_keys(source: Source, workflow: WorkflowModel, problems: list[Problem]) -> None:
     """Add a problem for each key of a workflow that is not executed yet, at its place."""
@@ -20,10 +18,6 @@ def refuse_workflow_keys(source: Source, workflow: WorkflowModel, problems: list
 
 def refuse_task_keys(source: Source, task: TaskModel, path: NodePath, problems: list[Problem]) -> None:
     """Add a problem for each key of a task that is not executed yet, at its place."""
-    for key in _TASK_KEYS:
-        value = getattr(task, key)
-        if value is not None and value is not False:
-            problems.append(_problem(source, (*path, key), f"'{key}'"))
     if task.workflow is not None:
         _refuse_for_sub_workflows(source, task, path, problems)
 

@@ -431,7 +431,10 @@ CASES: dict[str, tuple[Any, ...]] = {
         ("NOT_BOOLEAN", "gives a number"),
     ),
     # --- not yet
-    "approval": (tasks("- {agent: any, action: go, §approval: boss}"), ("NOT_SUPPORTED_YET", "'approval'")),
+    "approval that cannot be had": (
+        tasks("- {agent: any, action: go, approval: §{quorum: 2, approvers: boss}}"),
+        ("WRONG_VALUE", "'quorum' is 2, but there are 1 'approvers'"),
+    ),
     "a secret where it would be recorded": (
         tasks("- {agent: any, action: go, when: '§secrets.key == \"x\"'}"),
         ("SECRET_MISUSED", "secrets are in scope of a task's 'inputs' only"),
@@ -496,14 +499,14 @@ CASES: dict[str, tuple[Any, ...]] = {
     "approval in a branch": (
         stages(
             "- name: s\n  type: conditional\n  branches:\n"
-            "    - {when: 'true', tasks: [{agent: any, action: go, §approval: x}]}"
+            "    - {when: 'true', tasks: [{agent: any, action: go, approval: '${{ §secrets.x }}'}]}"
         ),
-        ("NOT_SUPPORTED_YET", "'approval'"),
+        ("SECRET_MISUSED", "secrets are in scope"),
     ),
     "mode and alerts": (
-        "workflow:\n  name: w\n  §mode: debug\n  §alerts: [x]\n"
+        "workflow:\n  name: w\n  mode: §nothing\n  §alerts: [x]\n"
         f"  stages: [{{name: s, type: parallel, tasks: [{OK}]}}]\n",
-        ("NOT_SUPPORTED_YET", "'mode: debug'"),
+        ("UNKNOWN_MODE", "mode 'nothing' is not known"),
         ("NOT_SUPPORTED_YET", "'alerts'"),
     ),
     # --- inputs and outputs

@@ -162,7 +162,7 @@ class Autoscaler:
         self._held_back = self._no_more(verdict, load, why) if load.waiting else ""
         if verdict.replicas != load.replicas:
             self._apply(verdict, load, oldest.run if oldest is not None else NOBODY)
-        elif load.failing and oldest is not None:
+        elif load.failing and not load.coming and oldest is not None:
             self._resize(load.replicas, oldest.run)  # it is tried again, after its backoff and up to its limit
         self._look_again(bounds, load.waiting > 0)
 

@@ -101,8 +101,8 @@ def decide(past: Past, load: Load, bounds: Bounds) -> tuple[Past, Verdict]:
     """How many replicas should there be, and what to remember for the next look."""
     asked = _asked(load, bounds.wait_s)
     needed = max(min(asked, bounds.most), min(load.replicas, _enough(load)))
-    if load.replicas > past.replicas:
-        needed = max(needed, load.replicas)  # somebody else started some: their idle time begins now
+    if load.replicas > past.replicas or (load.coming and load.waiting):
+        needed = max(needed, load.replicas)  # the idle time of those that have just come has not begun
     up, cut = _allowed(asked, load, bounds)
     needs = _remember(past.needs, load.at_s, needed, bounds.idle_s)
     wanted = up if up > load.replicas else min(load.replicas, max(needs[0][1], bounds.least))
@@ -130,9 +130,8 @@ def _asked(load: Load, wait_s: float) -> int:
 
 def _enough(load: Load) -> int:
     """Replicas that would have been enough for what went on since the last look."""
-    if not load.slots:
-        return 1 if load.mean_busy else 0
-    return math.ceil(load.mean_busy / (load.slots * _FULL) - 1e-9)
+    least = 1 if load.mean_busy or load.busy or load.waiting else 0
+    return max(least, math.ceil(load.mean_busy / (load.slots * _FULL) - 1e-9)) if load.slots else least
 
 
 def _allowed(asked: int, load: Load, bounds: Bounds) -> tuple[int, Cut]:

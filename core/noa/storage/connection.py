@@ -43,6 +43,8 @@ def journal_error(error: Exception, path: str, doing: str) -> JournalError:
     meaning = _MEANING.get(code & 0xFF) if isinstance(code, int) else None
     if isinstance(code, int) and code & 0xFF in _PERHAPS_THE_DISK:
         meaning = _trouble_of_place(path) or meaning
+    if isinstance(error, ValueError | TypeError):  # such as text that is not UTF-8, also in what SQLite says of it
+        meaning = "the store holds what noa did not write, so the file is damaged. Restore it from a backup"
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
     reason = f"{meaning} ({name}: {error})" if meaning else f"{name}: {error}"
     return JournalError(f"{path}: cannot {doing}: {reason}", path=path, sqlite=name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import hashlib
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -163,7 +164,15 @@ class SqliteJournal(Journal):
         )
         if row is None:
             raise JournalError(f"{self._where} has no definition with the SHA-256 {sha256}", sha256=sha256)
-        return str(row[0])
+        text = str(row[0])
+        whole_name = len(sha256) == 64  # a store takes shorter names too, of which nothing follows
+        if whole_name and hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() != sha256:
+            raise JournalError(
+                f"{self._where}: the definition with the SHA-256 {sha256} was changed since it was written. Restore "
+                "the store from a backup",
+                sha256=sha256,
+            )
+        return text
 
     async def run(self, run: RunId) -> RunRecord:
         def work(connection: sqlite3.Connection) -> RunRecord:
@@ -201,6 +210,12 @@ class SqliteJournal(Journal):
 
     async def acquire(self, run: RunId, *, owner: str, lease_ms: int) -> Lease:
         writer = self._open_writer()
+        if (changed := await self.verify(run)) is not None:
+            raise JournalError(
+                f"{self._where}: event {changed} of run '{run}' is not what was written, so nothing goes on from it. "
+                f"Restore the store from a backup, or go on from before it: `noa fork {run} --at {changed - 1}`",
+                run_id=run, seq=changed,
+            )  # fmt: skip
 
         def work(connection: sqlite3.Connection) -> Lease:
             row = connection.execute(
@@ -350,14 +365,15 @@ class SqliteJournal(Journal):
         def work(connection: sqlite3.Connection) -> int | None:
             number, last_seq, last_hash = _locate(connection, run, self._where)
             base, previous, seq = number << SEQ_BITS, b"", 0
+            sha256 = hashlib.sha256
             for key, body, found in connection.execute(
                 "SELECT id, CAST(body AS BLOB), hash FROM events WHERE id > ? AND id <= ? ORDER BY id",
                 (base, base | SEQ_MASK),
             ):
                 seq += 1
-                if not isinstance(body, bytes):
+                if body is None:
                     return seq
-                previous = chain_hash(previous, body)
+                previous = sha256(previous + body).digest()  # chain_hash, without the call
                 if key != base + seq or previous != found or (seq == last_seq and previous != last_hash):
                     return seq
             return seq + 1 if seq < last_seq else None
@@ -376,7 +392,7 @@ class SqliteJournal(Journal):
         except BaseException as error:
             for connection in opened:
                 connection.close()
-            if isinstance(error, (sqlite3.Error, OSError)):
+            if isinstance(error, (sqlite3.Error, OSError, UnicodeDecodeError)):
                 raise journal_error(error, self._where, "open the journal") from error
             raise
         return opened[0], opened[1]
@@ -409,14 +425,8 @@ class SqliteJournal(Journal):
             return await asyncio.get_running_loop().run_in_executor(
                 self._reader, _in_one_moment, work, self._connections[1]
             )
-        except (sqlite3.Error, OverflowError) as error:
+        except (sqlite3.Error, OverflowError, TypeError, ValueError) as error:  # msgspec's are ValueErrors too
             raise journal_error(error, self._where, doing) from error
-        except (TypeError, ValueError, msgspec.MsgspecError) as error:
-            raise JournalError(
-                f"{self._where}: cannot {doing}: the store holds what noa did not write ({type(error).__name__}: "
-                f"{error}), so the file is damaged. Restore it from a backup",
-                path=self._where,
-            ) from error
 
     def _decode(self, run: str, seq: int, body: bytes) -> Event:
         try:

@@ -107,7 +107,9 @@ async def _histories(store: Store, run: str) -> list[History]:
 def _asked(history: History) -> list[Question]:
     from noa.cli.people import questions_of
 
-    return questions_of(history.state) if history.state is not None else []
+    if history.state is None:
+        return []
+    return [question for question in questions_of(history.state) if question.kind in ("ask", "failure")]
 
 
 def _listed(history: History, questions: list[Question], *, as_json: bool) -> dict[str, Any]:

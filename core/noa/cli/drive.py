@@ -176,12 +176,12 @@ class _Drive:
 
     def _adopt(self, running: Running) -> None:
         self._adopted.append(running)
-        self._watch.write(f"took over run {running.run_id} ({running.state.plan.name})")
+        self._watch.tell(f"took over run {running.run_id} ({running.state.plan.name})")
         running.task.add_done_callback(lambda _: self._adopted_ended(running))
 
     def _adopted_ended(self, running: Running) -> None:
         if running.state.finished:
-            self._watch.write(f"run {running.run_id} ({running.state.plan.name}) {ended(running.state.status)}")
+            self._watch.tell(f"run {running.run_id} ({running.state.plan.name}) {ended(running.state.status)}")
 
     async def _wait_adopted(self) -> None:
         """Nothing that was taken over is dropped because one's own run is over."""

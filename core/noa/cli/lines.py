@@ -177,6 +177,9 @@ class LineWatch(Watch):
             ]
         return self._stage_progress(task, event.at_ms)
 
+    def tell(self, text: str) -> None:
+        self.write(f"{clock_time(self.now_ms)} {text}", self._stream)
+
     def _hedged(self, path: TaskPath) -> list[str]:
         task = self.model.task(path)
         if task is None or not task.hedge or not self._tells(task):

@@ -80,6 +80,9 @@ class LiveWatch(Watch):
     def say(self, text: str) -> None:
         self._note = text
 
+    def tell(self, text: str) -> None:
+        self._above(self.now_ms, "", text, "dim")
+
     def asked(self, questions: list[Question]) -> None:
         self._questions = questions
 

@@ -9,12 +9,16 @@ from typing import Any
 from noa.cli.text import duration, one_line
 from noa.engine.commands import Execute, SetTimer
 from noa.engine.engine import Engine, Running
+from noa.engine.nodes import TaskNode
 from noa.engine.state import RunState
-from noa.model.events import ANSWERS, Event, RunFinished
+from noa.model.events import ANSWERS, Event, HoldKind, RunFinished
 from noa.model.failure import Failure
 from noa.model.ids import ExecutionId, RunId, TaskPath, execution_id
 
 __all__ = ["People", "Question", "answer_command", "question_lines", "questions_of"]
+
+
+_OWN_COMMANDS = frozenset({"approve", "reject"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Question:
         since_ms: When it was asked, UTC epoch milliseconds.
         default: The answer that counts at `due_ms` where nobody gave one; empty where it waits for ever.
         failure: Of the attempt after which it was asked.
+        kind: What asks: a recovery strategy, an approval, the debugger.
     """
 
     run_id: RunId
@@ -37,6 +42,7 @@ class Question:
     default: str = ""
     due_ms: int | None = None
     failure: Failure | None = None
+    kind: HoldKind = "ask"
 
     def to_dict(self) -> dict[str, Any]:
         """For programs."""
@@ -45,6 +51,7 @@ class Question:
         return {
             "run_id": self.run_id,
             "task": self.task,
+            "kind": self.kind,
             "question": self.text,
             "choices": list(self.choices),
             "since_ms": self.since_ms,
@@ -58,6 +65,8 @@ class Question:
 def answer_command(run: str, task: str, choices: tuple[str, ...]) -> str:
     """The command that gives the first of the choices, ready to be typed."""
     first = choices[0] if choices else "retry"
+    if first in _OWN_COMMANDS:
+        return f"noa {first} {run} {_quoted(task)}"
     outputs = " --outputs '{}'" if first == "override" else ""
     return f"noa answer {run} {_quoted(task)} {first}{outputs}"
 
@@ -70,25 +79,26 @@ def _quoted(task: str) -> str:
 def questions_of(state: RunState) -> list[Question]:
     """What is asked in this run, in the order in which it was asked; not what its sub-workflows ask."""
     found = []
-    for path, task in state.held.items():
-        hold = task.hold
-        if hold is None:
-            continue
-        timer = state.pending.get(f"timer:hold:{path}")
+    for subject, node, hold in state.iter_holds():
+        timer = state.pending.get(f"timer:hold:{subject}")
         due_ms = timer.due_ms if isinstance(timer, SetTimer) else None
         default = hold.on_timeout if due_ms is not None else ""
         choices = tuple(hold.choices) or ANSWERS
-        if task.undoes is not None:
-            choices = tuple(choice for choice in choices if choice != "rollback")
-        found.append(
-            Question(state.run_id, path, hold.question, choices, task.changed_ms, default, due_ms, task.failure)
+        since_ms, failure = state.now_ms, None
+        if isinstance(node, TaskNode):
+            since_ms, failure = node.changed_ms, node.failure
+            if node.undoes is not None:
+                choices = tuple(choice for choice in choices if choice != "rollback")
+        question = Question(
+            state.run_id, TaskPath(subject), hold.question, choices, since_ms, default, due_ms, failure, hold.kind
         )
+        found.append(question)
     return found
 
 
 def question_lines(question: Question, now_ms: int, indent: str = "  ") -> list[str]:
     """A question for people: what it is about, why, how to answer, what happens if nobody does."""
-    asked = one_line(question.text, 500) or "it failed; what is to be done?"
+    asked = one_line(question.text, 500) or "what is to be done?"
     since = duration(max(0, now_ms - question.since_ms))
     lines = [f"{indent}{question.task} waits for a person since {since}: {asked}"]
     if question.failure is not None:
@@ -145,7 +155,7 @@ class People:
             state = running.state
             if state.parent:
                 self._children[ExecutionId(state.parent)] = run
-            if state.held:
+            if _holds(state):
                 self._holding.add(run)
             else:
                 self._holding.discard(run)
@@ -165,7 +175,7 @@ class People:
 
     def _waits(self, state: RunState) -> bool:
         """Whether nothing but people (and the time that they have) moves this run on."""
-        waits = bool(state.held)
+        waits = _holds(state)
         for command in state.pending.values():
             if isinstance(command, SetTimer):
                 if command.timer.startswith(("retry:", "hedge:")):
@@ -181,3 +191,7 @@ class People:
         run = self._children.get(execution_id(state.run_id, command.task, command.attempt))
         child = self._engine.running(run) if run is not None else None
         return child is not None and self._waits(child.state)
+
+
+def _holds(state: RunState) -> bool:
+    return bool(state.held or state.held_stages)

@@ -31,7 +31,7 @@ def remark(task: TaskView, now_ms: int) -> str:
     if task.status == "retrying" and task.retry_at_ms:
         parts.append(f"again in {duration(max(0, task.retry_at_ms - now_ms))}")
     failure = str(task.failure) if task.failure is not None else ""
-    if failure and failure not in task.reason and task.status not in ("pending", "queued", "running"):
+    if failure and failure not in task.reason and task.status not in ("pending", "queued", "running", "held"):
         parts.append(f"after {failure}" if task.status in ("succeeded", "skipped") else failure)
     return one_line("; ".join(parts), _WIDTH)
 

@@ -21,6 +21,7 @@ __all__ = [
     "exit_code",
     "failure_dict",
     "failure_lines",
+    "not_as_planned_lines",
     "result_dict",
     "rollback_lines",
     "summary_lines",
@@ -62,7 +63,7 @@ def summary_lines(state: RunState, view: ProgressModel) -> list[str]:
     if state.cancelled and state.status == "cancelled":
         lines.append(f"  reason: {one_line(state.cancelled)}")
     lines += _outputs(state)
-    lines += _not_as_planned(view)
+    lines += not_as_planned_lines(view)
     if state.status not in ("succeeded", "cancelled"):
         lines += _failures(state)
         lines += rollback_lines(view)
@@ -153,7 +154,7 @@ def _not_begun(task: TaskView | None) -> str:
     return "not begun, as what came after it could not be undone"
 
 
-def _not_as_planned(view: ProgressModel) -> list[str]:
+def not_as_planned_lines(view: ProgressModel) -> list[str]:
     """Tasks that went well otherwise than planned: degraded, by another agent, by somebody's answer."""
     found = [
         task

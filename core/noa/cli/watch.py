@@ -69,6 +69,10 @@ class Watch:
         """Something that a person must read, such as what a second Ctrl-C does."""
         self.write(text)
 
+    def tell(self, text: str) -> None:
+        """Something that happened beside the run."""
+        self.write(text)
+
     def write(self, text: str, stream: IO[str] | None = None) -> None:
         """Print a line; an output that takes it no more does not end the run."""
         stream = stream or sys.stderr
@@ -105,6 +109,9 @@ class SilentWatch(Watch):
             self._cancelled.add(run)
 
     def on_observation(self, run: RunId, task: TaskPath, attempt: int, observation: Observation) -> None:
+        pass
+
+    def tell(self, text: str) -> None:
         pass
 
 

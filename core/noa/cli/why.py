@@ -127,7 +127,7 @@ def _wait_dict(history: History, wait: Wait) -> dict[str, Any]:
     from noa.cli.people import answer_command
 
     found = asdict(wait)
-    if wait.kind == "person":
+    if wait.choices:
         found["answer_with"] = answer_command(history.view.run_id, wait.subject, wait.choices)
     return found
 
@@ -164,13 +164,15 @@ def _lines(history: History, waits: list[Wait], driven: bool, children: list[_Ch
 
 def _over(history: History) -> list[str]:
     from noa.cli.remarks import ended
-    from noa.cli.summary import failure_lines, rollback_lines
+    from noa.cli.summary import failure_lines, not_as_planned_lines, rollback_lines
     from noa.cli.text import duration
 
     view = history.view
     took = duration(view.finished_ms - view.created_ms)
-    lines = [f"{view.workflow} (run {view.run_id}) waits for nothing: it {ended(view.status)} after {took}"]
+    degraded = ", degraded," if view.degraded else ""
+    lines = [f"{view.workflow} (run {view.run_id}) waits for nothing: it {ended(view.status)}{degraded} after {took}"]
     lines += failure_lines(view.failure) if view.failure is not None else []
+    lines += not_as_planned_lines(view)
     lines += rollback_lines(view)
     if view.status in ("failed", "rollback_failed"):
         what = "tries again what failed" if view.status == "failed" else "goes on undoing what is left"
@@ -201,7 +203,7 @@ def _wait_lines(history: History, waits: list[Wait], driven: bool) -> list[str]:
             else f" (since {duration(max(0, now - wait.since_ms))})"
         )
         lines.append(f"  {style(wait.subject, bold=True)} {wait.reason}{since}")
-        if wait.kind == "person":
+        if wait.choices:
             others = f"   (or: {', '.join(wait.choices[1:])})" if len(wait.choices) > 1 else ""
             lines.append(f"    answer with: {answer_command(run, wait.subject, wait.choices)}{others}")
     if len(waits) > _SHOWN:

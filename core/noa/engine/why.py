@@ -9,8 +9,9 @@ from typing import Literal, TypeAlias
 from noa.engine.commands import SetTimer
 from noa.engine.nodes import StageNode, TaskNode
 from noa.engine.state import RunState
-from noa.model.events import ANSWERS
+from noa.model.events import ANSWERS, Hold
 from noa.model.execution import Observation, Stage, Waiting
+from noa.model.failure import Failure
 from noa.model.ids import TaskPath
 
 __all__ = ["Wait", "WaitKind", "explain_wait"]
@@ -82,6 +83,8 @@ def explain_wait(
     for stage in state.stages.values():
         if stage.status in ("pending", "opening"):
             waits.append(_stage(state, stage))
+        elif stage.hold is not None:
+            waits.append(_held_stage(state, stage, now_ms))
         elif stage.status == "running":
             for block in stage.blocks.values():
                 if not block.done:
@@ -161,6 +164,9 @@ def _open_dependencies(state: RunState, task: TaskNode) -> Iterator[str]:
 
 def _slot(state: RunState, task: TaskNode, since_ms: int) -> Wait:
     stage = task.stage
+    if state.paused:
+        reason = f"may begin, but {state.paused} has paused the run"
+        return Wait(task.path, stage.plan.name, "person", reason, (state.paused,), since_ms)
     limit = stage.plan.max_parallel
     if limit is not None and stage.active >= limit and not task.slot:
         holders = tuple(
@@ -187,18 +193,29 @@ def _retry(state: RunState, task: TaskNode, now_ms: int, since_ms: int) -> Wait:
 
 
 def _held(state: RunState, task: TaskNode, now_ms: int, since_ms: int) -> Wait:
-    hold = task.hold
-    question = hold.question if hold is not None else ""
-    choices = tuple(hold.choices) if hold is not None and hold.choices else ANSWERS
-    due_ms = _due(state, f"hold:{task.path}")
-    default = hold.on_timeout if hold is not None and due_ms is not None else ""
-    reason = f"is held for a person {_for(since_ms, now_ms)}"
-    reason += f": {question}" if question else f": it failed ({task.failure}); what is to be done?"
+    return _asks(state, task.path, task.stage.plan.name, task.hold or Hold(), now_ms, since_ms, task.failure)
+
+
+def _held_stage(state: RunState, stage: StageNode, now_ms: int) -> Wait:
+    hold = stage.hold
+    assert hold is not None
+    return _asks(state, stage.plan.name, stage.plan.name, hold, now_ms, None, None)
+
+
+def _asks(
+    state: RunState, subject: str, stage: str, hold: Hold, now_ms: int, since_ms: int | None, failure: Failure | None
+) -> Wait:
+    due_ms = _due(state, f"hold:{subject}")
+    default = hold.on_timeout if due_ms is not None else ""
+    reason = "is held for a person" + ("" if since_ms is None else f" {_for(since_ms, now_ms)}")
+    if hold.question or failure is None:
+        reason += f": {hold.question or 'what is to be done?'}"
+    else:
+        reason += f": it failed ({failure}); what is to be done?"
     if due_ms is not None:
         reason += f" ('{default}' counts {_in(due_ms, now_ms)} if nobody answers)"
-    return Wait(
-        task.path, task.stage.plan.name, "person", reason, (), since_ms, due_ms, question, choices, default
-    )  # fmt: skip
+    names, choices = tuple(hold.approvers), tuple(hold.choices) or ANSWERS
+    return Wait(subject, stage, "person", reason, names, since_ms, due_ms, hold.question, choices, default)
 
 
 def _running(state: RunState, task: TaskNode, now_ms: int, seen: Observation | None) -> Wait:

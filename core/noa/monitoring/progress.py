@@ -21,6 +21,7 @@ from noa.model.events import (
     Event,
     Fail,
     Hold,
+    HoldResolved,
     Recall,
     Recalled,
     RecoveryChosen,
@@ -35,10 +36,12 @@ from noa.model.events import (
     SignalRefused,
     Skip,
     StageFinished,
+    StageHeld,
     StageSkipped,
     StageStarted,
     Substitute,
     TaskFailed,
+    TaskHeld,
     TaskScheduled,
     TaskSkipped,
     TimerFired,
@@ -53,6 +56,7 @@ __all__ = ["Held", "Intervention", "ProgressModel", "StageView", "TaskView", "Vi
 
 _RATE_WINDOW_MS = 10_000
 _GIVEN = "outputs given"
+_ENDS_TASK = frozenset({"answer", "skip", "override", "reject"})
 _UNDO = compensation_path(TaskPath(""))
 
 
@@ -151,7 +155,8 @@ class ProgressModel:
         if self.cancelling:
             return "cancelling"
         going = sum(self.counts.get(status, 0) for status in ("queued", "running", "retrying"))
-        return "waiting for a person" if self.counts.get("held") and not going else self.status
+        held = self.counts.get("held") or any(stage.status == "held" for stage in self.stages.values())
+        return "waiting for a person" if held and not going else self.status
 
     def task(self, path: TaskPath) -> TaskView | None:
         """A task that is known and was not forgotten."""
@@ -342,8 +347,12 @@ class ProgressModel:
 
     def _stage_started(self, event: StageStarted) -> None:
         stage = self._stage(event.stage)
-        stage.status, stage.started_ms = "running", event.at_ms
+        stage.status, stage.started_ms, stage.reason = "running", event.at_ms, ""
         self._open(stage, event.blocks)
+
+    def _stage_held(self, event: StageHeld) -> None:
+        stage = self._stage(event.stage)
+        stage.status, stage.reason = "held", event.hold.question
 
     def _blocks_opened(self, event: BlocksOpened) -> None:
         self._open(self._stage(event.stage), event.blocks)
@@ -496,10 +505,17 @@ class ProgressModel:
                 self._end(task, "failed", event.at_ms)
             case Rollback():
                 self._end(task, "failed", event.at_ms)
-            case Hold(question=question, choices=choices, timeout_ms=timeout_ms, on_timeout=default):
-                due_ms = 0 if timeout_ms is None else event.at_ms + timeout_ms
-                self._set(task, "held")
-                task.held = Held(question, tuple(choices or ANSWERS), event.at_ms, default if due_ms else "", due_ms)
+            case Hold() as hold:
+                self._hold(task, hold, event.at_ms)
+
+    def _task_held(self, event: TaskHeld) -> None:
+        self._hold(self._known(event.task), event.hold, event.at_ms)
+
+    def _hold(self, task: TaskView, hold: Hold, at_ms: int) -> None:
+        due_ms = 0 if hold.timeout_ms is None else at_ms + hold.timeout_ms
+        self._set(task, "held")
+        default = hold.on_timeout if due_ms else ""
+        task.held = Held(hold.question, tuple(hold.choices or ANSWERS), at_ms, default, due_ms)
 
     def _task_failed(self, event: TaskFailed) -> None:
         task = self._known(event.task)
@@ -523,14 +539,20 @@ class ProgressModel:
 
     def _signal_applied(self, event: SignalApplied) -> None:
         choice = str(event.body.get("choice", ""))
-        what = f"answered '{choice}'" if event.kind == "answer" else f"sent '{event.kind}'"
+        what = f"answered '{choice}'" if event.kind == "answer" else f"said '{event.kind}'"
         self.interventions.append(Intervention(event.at_ms, what, event.actor, event.reason, event.task))
         task = self.task(event.task)
-        if task is not None and event.kind == "answer":
-            self._answer(task, choice, event.actor or "somebody", event.reason, event.at_ms)
+        if task is not None and event.kind in _ENDS_TASK:
+            self._answer(task, choice or event.kind, event.actor or "somebody", event.reason, event.at_ms)
+
+    def _hold_resolved(self, event: HoldResolved) -> None:
+        task = self.task(TaskPath(event.subject))
+        if task is not None:
+            who = "" if event.by.startswith("nobody") else event.by
+            self._answer(task, event.answer, who, event.reason or ("" if who else event.by), event.at_ms)
 
     def _signal_refused(self, event: SignalRefused) -> None:
-        what = f"sent '{event.kind}'"
+        what = f"said '{event.kind}'"
         self.interventions.append(Intervention(event.at_ms, what, event.actor, "", event.task, event.why))
 
     def _answer(self, task: TaskView, choice: str, who: str, why: str, at_ms: int) -> None:
@@ -545,9 +567,11 @@ class ProgressModel:
             case "override":
                 task.reason = f"{_GIVEN}{by}"
                 self._end(task, "succeeded", at_ms)
-            case "fail" | "rollback":
+            case "fail" | "rollback" | "reject":
                 task.reason = f"'{choice}' was answered{by}" if who else why
                 self._end(task, "failed", at_ms)
+            case "approve":
+                pass  # others may have to approve, too; it is scheduled where that was the last one
             case _:
                 self._set(task, "pending")
 
@@ -607,10 +631,12 @@ _FOLD: dict[type, Callable[[ProgressModel, Any], None]] = {
     RunFinished: ProgressModel._run_finished,
     RunReopened: ProgressModel._run_reopened,
     RollbackStarted: ProgressModel._rollback_started,
+    HoldResolved: ProgressModel._hold_resolved,
     SignalApplied: ProgressModel._signal_applied,
     SignalRefused: ProgressModel._signal_refused,
     StageStarted: ProgressModel._stage_started,
     BlocksOpened: ProgressModel._blocks_opened,
+    StageHeld: ProgressModel._stage_held,
     StageSkipped: ProgressModel._stage_skipped,
     StageFinished: ProgressModel._stage_finished,
     TaskScheduled: ProgressModel._task_scheduled,
@@ -620,5 +646,6 @@ _FOLD: dict[type, Callable[[ProgressModel, Any], None]] = {
     Recalled: ProgressModel._recalled,
     RecoveryChosen: ProgressModel._recovery_chosen,
     TaskFailed: ProgressModel._task_failed,
+    TaskHeld: ProgressModel._task_held,
     TimerFired: ProgressModel._timer_fired,
 }

@@ -87,7 +87,8 @@ class Noa:
 
     def _command(self, args: tuple[object, ...], *, plugin: bool) -> list[str]:
         takes_plugin = args and args[0] in {
-            "run", "validate", "plan", "show", "why", "cancel", "resume", "agents", "plugins", "schema"
+            "run", "validate", "plan", "show", "why", "cancel", "resume", "agents", "plugins", "schema",
+            "answer", "retry", "fork", "rollback",
         }  # fmt: skip
         return [str(NOA), *map(str, args), *(["--plugin", str(PLUGIN)] if plugin and takes_plugin else [])]
 

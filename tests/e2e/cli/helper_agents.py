@@ -10,8 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from noa.plugin import AgentDeclaration, hookimpl
 from noa.sdk import ActionFailed, Agent, Context, action
+
+
+class Receipt(TypedDict):
+    number: int
 
 
 class Helper(Agent):
@@ -30,6 +36,13 @@ class Helper(Agent):
         with Path(folder, mark).open("a") as file:
             file.write("x\n")
         return {}
+
+    @action
+    async def gated(self, folder: str, gate: str = "open") -> Receipt:
+        """Fail as long as the gate's file is not there."""
+        if not Path(folder, gate).exists():
+            raise ActionFailed("SHUT", f"the gate '{gate}' is shut")
+        return {"number": 7}
 
     @action
     async def hold(self, ctx: Context, folder: str) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def test_a_run_whose_plugin_is_missing_now_is_shown_from_its_events(noa: Noa, de
     assert re.search(r"s1/greet +succeeded", done.out)
 
 
-@pytest.mark.parametrize("command", ["show", "why", "events", "logs", "cancel", "resume"])
+@pytest.mark.parametrize("command", ["show", "why", "events", "logs", "cancel", "resume", "answer"])
 def test_a_run_that_does_not_exist_is_a_usage_error(noa: Noa, definition: Define, command: str) -> None:
     done = noa(command, "nothing")
     assert (done.code, done.out) == (2, "")
@@ -130,7 +130,7 @@ def test_agents_are_listed_and_checked(noa: Noa) -> None:
     assert checked.code == 0
     health = next(agent["health"] for agent in checked.json if agent["name"] == "helper")
     assert (health["status"], health["language"], health["version"]) == ("serving", "python", "1")
-    assert {action["name"] for action in health["actions"]} == {"greet", "count", "hold", "deaf", "fail"}
+    assert {action["name"] for action in health["actions"]} == {"greet", "count", "gated", "hold", "deaf", "fail"}
 
 
 def test_an_agent_that_cannot_start_is_found_by_check(noa: Noa) -> None:

@@ -121,7 +121,7 @@ def test_a_held_task_is_a_question_with_the_command_that_answers_it(held: tuple[
 
 def test_a_question_with_a_time_says_what_counts_when_nobody_answers() -> None:
     question = Question(RUN, X, "", ("override", "fail"), 1_000, "fail", 61_000)
-    assert question_lines(question, 1_000)[0].endswith("it failed; what is to be done?")
+    assert question_lines(question, 1_000)[0].endswith("what is to be done?")
     assert question_lines(question, 1_000)[-1] == "    otherwise     'fail' counts in 1 min 00 s"
 
 
@@ -179,7 +179,7 @@ def test_a_refused_signal_says_who_sent_it_and_why_it_was_not_done(held: tuple[P
     plan, done = held
     refused = SignalRefused(at_ms=9, signal="2", kind="answer", why="s/y is not held", actor="bob", task="s/y")
     line = printed(plan, [*done.journal, refused])[-1]
-    assert line == "bob sent 'answer' for s/y, which was refused: s/y is not held"
+    assert line == "bob said 'answer' for s/y, which was refused: s/y is not held"
 
 
 def test_lines_ask_once_and_live_views_as_long_as_it_is_open(held: tuple[Plan, Simulation]) -> None:

@@ -24,10 +24,10 @@ from noa.engine.commands import (
 )
 from noa.engine.durations import Durations
 from noa.engine.gates import Gates
-from noa.engine.nodes import BlockNode, StageNode, TaskNode
+from noa.engine.nodes import BlockNode, StageNode, TaskNode, last_outputs_key
 from noa.engine.scope import Reads, reads_of, scope_for
 from noa.engine.signals import Known
-from noa.engine.state import RunState, last_outputs_key
+from noa.engine.state import RunState
 from noa.errors import NoaError
 from noa.model.events import (
     ANSWERS,

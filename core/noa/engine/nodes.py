@@ -11,7 +11,18 @@ from noa.model.failure import Failure
 from noa.model.ids import TaskPath
 from noa.model.plan import BlockTemplate, StagePlan, TaskPlan
 
-__all__ = ["TERMINAL", "BlockNode", "Effects", "Past", "StageNode", "StageStatus", "TaskNode", "TaskStatus"]
+__all__ = [
+    "BAD",
+    "TERMINAL",
+    "BlockNode",
+    "Effects",
+    "Past",
+    "StageNode",
+    "StageStatus",
+    "TaskNode",
+    "TaskStatus",
+    "last_outputs_key",
+]
 
 TaskStatus: TypeAlias = Literal[
     "pending",  # waits for other tasks
@@ -33,6 +44,7 @@ StageStatus: TypeAlias = Literal[
     "pending", "opening", "held", "running", "succeeded", "failed", "skipped", "blocked", "cancelled"
 ]
 TERMINAL = frozenset({"succeeded", "skipped", "failed", "blocked", "cancelled"})
+BAD: frozenset[str] = frozenset({"failed", "blocked", "cancelled"})
 
 
 Effects: TypeAlias = tuple[dict[str, Any], dict[str, Any]]
@@ -204,6 +216,16 @@ class TaskNode:
     def terminal(self) -> bool:
         """Whether nothing more happens to it."""
         return self.status in TERMINAL
+
+    @property
+    def expects_success(self) -> bool:
+        """Whether a failure in another stage blocks it; one that cleans up after failures reads null instead."""
+        return self.stage.plan.run_on == "success"
+
+
+def last_outputs_key(workflow: str, task: TaskNode) -> str:
+    """The key under which the outputs with which a task last succeeded are kept, in whichever run."""
+    return f"last:{workflow}/{task.path}"
 
 
 class BlockNode:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from noa.engine.nodes import StageNode, TaskNode
+from noa.engine.nodes import BAD, StageNode, TaskNode
 from noa.model.ids import TaskPath
 
 __all__ = ["Reset", "reset_of", "why_not_reopened"]
-
-_BAD = ("failed", "blocked", "cancelled")
 
 
 @dataclass(slots=True)
@@ -76,11 +74,11 @@ def reset_of(stages: Mapping[str, StageNode], tasks: Mapping[TaskPath, TaskNode]
 
 def _failed(stages: Mapping[str, StageNode]) -> Iterator[TaskNode | str]:
     for name, stage in stages.items():
-        if stage.status in _BAD and not stage.blocks:
+        if stage.status in BAD and not stage.blocks:
             yield name
         for block in stage.blocks.values():
             for task in block.tasks:
-                if task.status in _BAD and not (task.plan.optional and task.status == "failed"):
+                if task.status in BAD and not (task.plan.optional and task.status == "failed"):
                     yield task
 
 

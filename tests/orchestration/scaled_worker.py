@@ -8,6 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
+import psutil
+
 from noa.sdk import Agent, action
 
 
@@ -19,6 +21,7 @@ class Worker(Agent):
     capacity = 1
 
     def __init__(self) -> None:
+        self.kept: list[bytes] = []
         lock = os.environ.get("ONLY_ONE")
         if not lock:
             return
@@ -37,4 +40,19 @@ class Worker(Agent):
             Path(f"{gate}.pid").write_text(str(os.getpid()))
             while not Path(gate).exists():
                 await asyncio.sleep(0.01)
+        return {"pid": os.getpid()}
+
+    @action(idempotent=True)
+    async def sicken(self, sick: str) -> dict[str, int]:
+        """Fail in the process that the file SICK names, and work in any other."""
+        if Path(sick).exists() and Path(sick).read_text() == str(os.getpid()):
+            raise RuntimeError("this process is sick")
+        return {"pid": os.getpid()}
+
+    @action(idempotent=True)
+    async def grow(self, to_bytes: int) -> dict[str, int]:
+        """Take memory until the process has so much, and keep it."""
+        process = psutil.Process()
+        while process.memory_info().rss < to_bytes:
+            self.kept.append(os.urandom(1 << 20))
         return {"pid": os.getpid()}

@@ -197,6 +197,12 @@ def test_fallback_leaves_a_failure_that_it_does_not_take_to_the_next_strategy() 
     assert chain.fail(failed("BROKEN")) == STRATEGIES["skip"].recover(failed(), past(), chain.parts[1][1])
 
 
+def test_fallback_has_no_answer_when_the_time_of_the_task_is_over() -> None:
+    strategy, options = Chain([{"fallback": [{"agent": "b", "retry": {}}]}]).parts[0]
+    for switches in (0, 1):
+        assert strategy.recover(failed("TASK_TIMEOUT"), past(expired=True, switches=switches), options) is None
+
+
 def test_degrade_recalls_first_and_gives_its_outputs_where_nothing_is_kept() -> None:
     entry = {"degrade": {"last_good": True, "outputs": {"score": 0}}}
     kept, none = Chain([entry], remembered=True), Chain([entry])

@@ -70,6 +70,11 @@ def test_delays_without_jitter_never_shrink(backoff: Any, delay_s: float, factor
     assert backoff_ms(options, retries, 0, 0.5) <= backoff_ms(options, retries + 1, 0, 0.5)
 
 
+def test_jitter_takes_up_to_its_part_of_the_delay() -> None:
+    options = {"delay_s": 10, "backoff": "constant", "jitter": 0.2}
+    assert [delays(options, 1, chance) for chance in (0.0, 0.5, 1.0)] == [[10_000], [9_000], [8_000]]
+
+
 def test_cap_is_a_minute_unless_it_or_the_delay_says_otherwise() -> None:
     assert delays({"delay_s": 40, "jitter": 0}, 3) == [40_000, 60_000, 60_000]
     assert delays({"delay_s": 120, "jitter": 0}, 2) == [120_000, 120_000]

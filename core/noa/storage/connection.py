@@ -30,6 +30,7 @@ _MEANING = {
     sqlite3.SQLITE_TOOBIG: "a value is too large for the store. Pass it as an artifact",
 }
 
+_FILES_OF_A_STORE = 4  # database, log, index of the log, and one for a folder or a temporary file
 
 _PERHAPS_THE_DISK = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
 
@@ -53,13 +54,18 @@ def journal_error(error: Exception, path: str, doing: str) -> JournalError:
 def _trouble_of_place(path: str) -> str:
     """What is wrong with where a file is, which SQLite does not tell; empty where nothing is."""
     folder = os.path.dirname(os.path.abspath(path))
+    held: list[int] = []
     try:
-        os.close(os.open(folder, os.O_RDONLY))
+        while len(held) < _FILES_OF_A_STORE:
+            held.append(os.open(folder, os.O_RDONLY))
         place = os.statvfs(folder)
     except OSError as error:
         if error.errno in {errno.EMFILE, errno.ENFILE}:
             return "too many files are open. Raise the limit (`ulimit -n`) and repeat"
         return ""
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
     if place.f_flag & os.ST_RDONLY:
         return "the disk is read-only. Make it writable, or use another store"
     if place.f_bavail == 0:

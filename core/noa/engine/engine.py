@@ -399,6 +399,10 @@ class Engine:
             task.cancel()
         if tasks:
             await asyncio.gather(*tasks, return_exceptions=True)
+        for running in list(self._live.values()):  # cancelled before it took its first step: nothing let go for it
+            with contextlib.suppress(JournalError):
+                await self._journal.release(running.live.lease)
+        self._live.clear()
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)

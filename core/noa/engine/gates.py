@@ -20,7 +20,7 @@ from noa.model.failure import Failure
 from noa.model.plan import ApprovalPlan
 from noa.plugin import Gate, Mode
 
-__all__ = ["Gates"]
+__all__ = ["Gates", "about"]
 
 _APPROVE = ("approve", "reject")
 
@@ -94,7 +94,7 @@ class Gates:
         rule = state.plan.supervise
         if rule is None:
             return None
-        scope = scope_for(state, reads_of(rule.when), block=task.block, bindings=_about(task, inputs))
+        scope = scope_for(state, reads_of(rule.when), block=task.block, bindings=about(task, inputs))
         if not self._evaluator.evaluate_bool(rule.when, scope):
             return None
         hold = self._approval(state, rule.approval, task.path, task, inputs)
@@ -104,9 +104,9 @@ class Gates:
         self, state: RunState, plan: ApprovalPlan, subject: str, task: TaskNode | None, inputs: dict[str, Any]
     ) -> Hold:
         def value(template: Any) -> Any:
-            about = _about(task, inputs) if task is not None else {}
+            seen = about(task, inputs) if task is not None else {}
             block = task.block if task is not None else None
-            return self._evaluator.evaluate(template, scope_for(state, reads_of(template), block=block, bindings=about))
+            return self._evaluator.evaluate(template, scope_for(state, reads_of(template), block=block, bindings=seen))
 
         prompt = str(value(plan.prompt)) if plan.prompt else f"approve '{subject}'?"
         show = value(plan.show) if plan.show is not None else {}
@@ -135,14 +135,15 @@ class Gates:
     def _is_true(self, state: RunState, task: TaskNode, point: Breakpoint, inputs: dict[str, Any]) -> bool:
         if point.when is None:
             return True
-        scope = scope_for(state, reads_of(point.when), block=task.block, bindings=_about(task, inputs))
+        scope = scope_for(state, reads_of(point.when), block=task.block, bindings=about(task, inputs))
         try:
             return self._evaluator.evaluate_bool(point.when, scope)
         except Exception:  # a condition that a person typed may fail for some tasks; stopping is what they see
             return True
 
 
-def _about(task: TaskNode, inputs: dict[str, Any]) -> dict[str, Any]:
+def about(task: TaskNode, inputs: dict[str, Any]) -> dict[str, Any]:
+    """What `task` means in an approval, a rule or a condition."""
     return {
         "task": {
             "name": task.plan.name,

@@ -136,12 +136,14 @@ class Engine:
         parent: str = "",
         key: str = "",
         mode: str = "",
+        expected_ms: Mapping[str, int] | None = None,
     ) -> Running:
         """Begin a run; returns once its first event is on disk.
 
         Args:
             key: Of which there is one run at most in the store.
             mode: Mode of execution; empty is the definition's.
+            expected_ms: How long tasks are expected to take, by `stage/task`; what could start is ordered by it.
 
         Raises:
             UsageError: The mode is not known.
@@ -166,6 +168,7 @@ class Engine:
             inputs=given,
             mode=mode or plan.mode,
             debugs=self._mode(mode or plan.mode).debugs,
+            expected_ms=dict(expected_ms or {}),
             actor=actor,
             parent=parent,
             output_uri=output_uri(run) if callable(output_uri) else output_uri,

@@ -74,7 +74,8 @@ class StateBase:
         self._earlier: dict[TaskPath, TaskNode] = {}
         self._owing: dict[TaskPath, TaskNode] = {}
         self._active = 0
-        self._ready: list[tuple[int, int, TaskNode]] = []
+        self._ready: list[tuple[int, int, int, TaskNode]] = []
+        self._ranks: dict[tuple[str, str], int] = {}
         self._order = 0
         self._waiters: dict[str, dict[str | None, list[TaskNode]]] = {}
         self._out: list[Command] = []

@@ -43,16 +43,17 @@ class TaskFold(StateBase):
     def _queue(self, task: TaskNode) -> None:
         self._set(task, "ready")
         self._order += 1
-        heapq.heappush(task.stage.ready, (-task.plan.priority, self._order, task))
+        rank = self._ranks.get((task.stage.plan.name, task.plan.name), 0) if self._ranks else 0
+        heapq.heappush(task.stage.ready, (-task.plan.priority, -rank, self._order, task))
 
     def _pump(self, stage: StageNode) -> None:
         """Give free slots of `max_parallel` to the tasks that are first in line."""
         limit = stage.plan.max_parallel
         while stage.ready and (limit is None or stage.active < limit):
             entry = heapq.heappop(stage.ready)
-            if entry[2].status == "ready":
+            if entry[3].status == "ready":
                 stage.active += 1
-                entry[2].slot = 1
+                entry[3].slot = 1
                 heapq.heappush(self._ready, entry)
         self._pump_run()
 
@@ -61,7 +62,7 @@ class TaskFold(StateBase):
             return
         limit = self.plan.max_parallel
         while self._ready and (limit is None or self._active < limit):
-            task = heapq.heappop(self._ready)[2]
+            task = heapq.heappop(self._ready)[3]
             if task.status == "ready":
                 self._active += 1
                 task.slot = 2

@@ -311,7 +311,7 @@ class StageNode:
         self.opened_blocks = 0
         self.advancing: set[str] = set()
         self.active = 0
-        self.ready: list[tuple[int, int, TaskNode]] = []
+        self.ready: list[tuple[int, int, int, TaskNode]] = []
         self.memo: Any = None
         self.base: Fields = {}
         self.given: Fields | None = None

@@ -17,6 +17,7 @@ from noa.engine.commands import (
 from noa.engine.failures import timed_out
 from noa.engine.fold_holds import NOBODY
 from noa.engine.fold_reopening import ReopeningFold
+from noa.engine.ranking import upward_ranks
 from noa.errors import InternalError
 from noa.model.events import (
     AttemptFailed,
@@ -93,6 +94,7 @@ class RunState(ReopeningFold):
         self.parent = event.parent
         self.set_mode(event.mode, debugs=event.debugs)
         self.actor = event.actor
+        self._ranks = upward_ranks(self.plan, event.expected_ms)
         self.created_ms = event.at_ms
         self.status = "running"
         if self.plan.timeout_ms is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from noa.cli.command import NoaCommand, print_json
-from noa.cli.people import People, Question
+from noa.cli.people import People, Question, questions_of
 from noa.cli.remarks import ended
 from noa.cli.session import run_async
 from noa.cli.summary import exit_code, result_dict, summary_lines, waiting_lines
@@ -91,7 +91,8 @@ class _Drive:
             async with self._adopting(runtime):
                 state = await self._state_of(runtime, begun)
                 await self._told_of(runtime, begun.run_id, state)
-                await self._wait_adopted()
+                if state is not None:
+                    await self._wait_adopted()
         if watch.lost is not None:
             raise watch.lost
         return self._code(state)
@@ -151,7 +152,7 @@ class _Drive:
                 watch.write(line, sys.stderr if shown.quiet else sys.stdout)
 
     def _questions(self, state: RunState) -> list[Question]:
-        return [] if state.finished else self._people.questions
+        return [] if state.finished else self._people.questions or questions_of(state)
 
     def _code(self, state: RunState | None) -> int:
         if state is None:

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from noa.cli.people import questions_of
-from noa.cli.session import find_run, is_driven, plugin_needed
+from noa.cli.session import OVER, find_run, is_driven, plugin_needed
 from noa.cli.watch import KEPT_TASKS, Watch
 from noa.engine.engine import Running
 from noa.engine.state import RunState
@@ -18,7 +18,7 @@ from noa.monitoring.progress import ProgressModel
 from noa.plugin import Journal
 from noa.runtime import Runtime
 
-__all__ = ["Past", "follow", "read_past"]
+__all__ = ["Past", "check_over", "follow", "read_past"]
 
 _POLL_S = 0.2
 
@@ -69,6 +69,22 @@ async def read_past(runtime: Runtime, run: str) -> Past:
     return Past(record.run_id, plan, events)
 
 
+async def check_over(runtime: Runtime, past: Past, *, instead: str) -> None:
+    """Refuse a run that another process drives now, before anything is taken over.
+
+    Raises:
+        RunStateError: It goes on; the message says what to do, `instead` among it.
+    """
+    record = await runtime.journal.run(past.run_id)
+    if record.status not in OVER and is_driven(record):
+        raise RunStateError(
+            f"run {past.run_id} is not over: another process drives it. See what it waits for with "
+            f"`noa why {past.run_id}`, {instead}",
+            run=past.run_id,
+            status=record.status,
+        )
+
+
 async def follow(runtime: Runtime, watch: Watch, past: Past, *, wait: bool) -> RunState | Running:
     """Show what another process does with a run, until it is over or nobody drives it; then it is taken over here.
 
@@ -84,16 +100,20 @@ async def follow(runtime: Runtime, watch: Watch, past: Past, *, wait: bool) -> R
         state.apply(event)
     after = len(past.events)
     try:
-        while not state.finished and (wait or not state.waiting):
+        while not state.finished:
             for seq, event in await journal.read(run, after=after):
                 watch.on_event(run, seq, event)
                 state.apply(event)
                 after = seq
             watch.asked(questions_of(state))
-            if not state.finished and not is_driven(await journal.run(run)):
+            if state.finished:
+                break
+            if not is_driven(await journal.run(run)):  # an answer that waits for an engine counts, too
                 running = await _taken_over(runtime, run, past.plan, journal, after)
                 if running is not None:
                     return running
+            elif state.waiting and not wait:
+                break
             await asyncio.sleep(_POLL_S)
     except asyncio.CancelledError:
         watch.write(f"no longer followed; run {run} goes on. End it with: noa cancel {run}")

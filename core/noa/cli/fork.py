@@ -76,7 +76,7 @@ def command(
             plan=past.plan,
         )
         _shared(past, seq, running).show(watch)
-        watch.write(f"run {running.run_id} shares the first {seq} events of run {past.run_id}")
+        watch.tell(f"run {running.run_id} shares the first {seq} events of run {past.run_id}")
         return running
 
     shown = Shown(as_json=as_json, quiet=quiet, verbose=verbose, wait=not no_wait)

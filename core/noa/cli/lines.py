@@ -61,7 +61,6 @@ class LineWatch(Watch):
         self._begun: dict[TaskPath, int] = {}
         self._waiting: set[TaskPath] = set()
         self._output: dict[TaskPath, str] = {}
-        self._asked: set[tuple[str, str, int]] = set()
 
     def show_event(self, event: Event) -> None:
         for text in self._lines(event):
@@ -188,10 +187,9 @@ class LineWatch(Watch):
 
     def asked(self, questions: list[Question]) -> None:
         """Say once of each question that it is asked, and how it is answered."""
-        known = self._asked
-        self._asked = {(q.run_id, q.task, q.since_ms) for q in questions}
+        known, self._asked = self._asked, questions
         for question in questions:
-            if (question.run_id, question.task, question.since_ms) not in known:
+            if question not in known:
                 first, *rest = question_lines(question, question.since_ms, "")
                 first = first.replace(f" since {duration(0)}", "", 1)
                 self.write(f"{clock_time(question.since_ms)} {first}", self._stream)

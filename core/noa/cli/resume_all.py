@@ -63,6 +63,8 @@ class _Everything:
             with self._interrupts():
                 going: set[asyncio.Task[None]] = set()
                 look = True
+                if self._adopt:
+                    self._say("takes over runs whose process is gone, until Ctrl-C")
                 while not self._stopped.is_set():
                     if look:
                         found = await self._found(runtime)

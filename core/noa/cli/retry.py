@@ -56,11 +56,12 @@ def command(
     RUN is the id of a run, any beginning of it that is unique, or `latest`. Exit codes as of `noa run`.
     """
     from noa.cli.drive import Shown, drive
-    from noa.cli.follow import read_past
+    from noa.cli.follow import check_over, read_past
     from noa.runtime import current_actor
 
     async def begin(runtime: Runtime, watch: Watch) -> Running | Followed:
         past = await read_past(runtime, run)
+        await check_over(runtime, past, instead=f"wait for its end, or end it with `noa cancel {past.run_id}`")
         past.show(watch)
         return await runtime.engine.reopen(
             past.run_id, from_task=from_task, actor=current_actor(), reason=reason, plan=past.plan

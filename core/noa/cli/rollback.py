@@ -55,11 +55,12 @@ def command(
     4 waiting for a person.
     """
     from noa.cli.drive import Shown, drive
-    from noa.cli.follow import read_past
+    from noa.cli.follow import check_over, read_past
     from noa.runtime import current_actor
 
     async def begin(runtime: Runtime, watch: Watch) -> Running | Followed:
         past = await read_past(runtime, run)
+        await check_over(runtime, past, instead=f"or end it first with `noa cancel {past.run_id}`")
         past.show(watch)
         return await runtime.engine.reopen(
             past.run_id, rollback=True, actor=current_actor(), reason=reason, plan=past.plan

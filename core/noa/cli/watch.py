@@ -7,7 +7,7 @@ from typing import IO, ClassVar, Self
 
 import click
 
-from noa.cli.people import Question
+from noa.cli.people import Question, question_lines
 from noa.cli.session import now_ms
 from noa.model.events import CancelRequested, Event, RunCreated
 from noa.model.execution import Observation
@@ -37,6 +37,7 @@ class Watch:
         self.run_id: RunId | None = None
         self.lost: OSError | None = None
         self._gone: list[IO[str]] = []
+        self._asked: list[Question] = []
         self._cancelled: set[RunId] = set()
 
     def on_event(self, run: RunId, seq: int, event: Event) -> None:
@@ -102,7 +103,15 @@ class Watch:
 
 
 class SilentWatch(Watch):
-    """Spends nothing on a run that nobody watches."""
+    """Spends nothing on a run that nobody watches; but what a person is asked must be said."""
+
+    tells_questions = True
+
+    def asked(self, questions: list[Question]) -> None:
+        for question in [q for q in questions if q not in self._asked]:
+            for line in question_lines(question, self.now_ms, ""):
+                self.write(line)
+        self._asked = questions
 
     def on_event(self, run: RunId, seq: int, event: Event) -> None:
         if isinstance(event, CancelRequested):

@@ -85,7 +85,11 @@ def _from_events(history: History, *, driven: bool) -> list[Wait]:
     waits = []
     for stage in history.view.stages.values():
         for task in stage.tasks.values():
-            if not task.over:
+            if task.held is not None:
+                reason = f"is held for a person: {task.held.question or 'what is to be done?'}"
+                held = task.held
+                waits.append(Wait(task.path, stage.name, "person", reason, (), held.since_ms, choices=held.choices))
+            elif not task.over:
                 was = f"is not over (attempt {task.attempt})"
                 away = "" if driven else "; its engine went away"
                 since_ms = task.started_ms or None

@@ -55,6 +55,7 @@ from noa.monitoring.views import OVER, Held, StageView, TaskView, ViewStatus
 __all__ = ["Held", "Intervention", "ProgressModel", "StageView", "TaskView", "ViewStatus"]
 
 _RATE_WINDOW_MS = 10_000
+_OTHER_INPUTS = "other inputs"
 _GIVEN = "outputs given"
 _ENDS_TASK = frozenset({"answer", "skip", "override", "reject"})
 _UNDO = compensation_path(TaskPath(""))
@@ -329,7 +330,8 @@ class ProgressModel:
         task = self._add(rollback, TaskView(path, rollback.name, undoes=undone))
         of = self.task(undone)
         if of is not None:
-            task.agent, task.action = of.undo_agent, of.undo_action
+            task.agent = task.planned_agent = of.undo_agent
+            task.action = task.planned_action = of.undo_action
             task.sub_workflow = of.undo_agent == "workflow"
         return task
 
@@ -394,7 +396,8 @@ class ProgressModel:
     def _add_task(self, stage: StageView, path: TaskPath, plan: TaskPlan | None) -> TaskView:
         task = TaskView(path, stage.name)
         if plan is not None:
-            task.agent, task.action = plan.agent or "workflow", plan.action or plan.workflow or ""
+            task.agent = task.planned_agent = plan.agent or "workflow"
+            task.action = task.planned_action = plan.action or plan.workflow or ""
             task.sub_workflow = plan.workflow is not None
             if plan.compensate is not None:
                 task.undo_agent, task.undo_action = plan.compensate.agent, plan.compensate.action
@@ -430,13 +433,14 @@ class ProgressModel:
         self._set(task, "running" if task.sub_workflow else "queued")
 
     def _fall_back(self, task: TaskView, agent: str, action: str) -> None:
-        """Note that another agent or action is asked than the plan says."""
+        """Note who is asked, and whether that is another one than the plan says; empty is what the plan says."""
+        agent, action = agent or task.planned_agent, action or task.planned_action
         changes = []
-        if agent and task.agent and agent != task.agent:
-            changes.append(f"agent '{agent}' instead of '{task.agent}'")
-        if action and task.action and action != task.action:
-            changes.append(f"action '{action}' instead of '{task.action}'")
-        task.fallback = ", ".join(changes) or task.fallback
+        if task.planned_agent and agent != task.planned_agent:
+            changes.append(f"agent '{agent}' instead of '{task.planned_agent}'")
+        if task.planned_action and action != task.planned_action:
+            changes.append(f"action '{action}' instead of '{task.planned_action}'")
+        task.fallback = ", ".join(changes) or ("" if task.fallback != _OTHER_INPUTS else task.fallback)
         task.agent, task.action = agent or task.agent, action or task.action
 
     def _task_skipped(self, event: TaskSkipped) -> None:
@@ -485,8 +489,8 @@ class ProgressModel:
                 self._set(task, "retrying")
             case Substitute(agent=agent, action=action, inputs=inputs):
                 self._fall_back(task, agent or "", action or "")
-                if not task.fallback:
-                    task.fallback = "other inputs" if inputs is not None else ""
+                if not task.fallback and inputs is not None:
+                    task.fallback = _OTHER_INPUTS
             case Recall():
                 task.reason = f"degraded by {name}{why}"
                 task.activity = "looks for kept outputs"
@@ -570,8 +574,8 @@ class ProgressModel:
             case "fail" | "rollback" | "reject":
                 task.reason = f"'{choice}' was answered{by}" if who else why
                 self._end(task, "failed", at_ms)
-            case "approve":
-                pass  # others may have to approve, too; it is scheduled where that was the last one
+            case "approve" | "escalate":
+                pass  # others have to answer, too; it is scheduled where that was the last one
             case _:
                 self._set(task, "pending")
 

@@ -50,6 +50,7 @@ class TaskView:
     Attributes:
         sub_workflow: Whether its work is a run of its own, of which nothing is observed here.
         undoes: The task that it undoes, where it is a compensation; else empty.
+        planned_agent: Agent that the definition names; `planned_action` likewise; empty where it cannot be read.
         undo_agent: Agent that undoes it; `undo_action`: what that is asked.
         undo_after: "success" or "attempt" where a rollback undoes it; else empty.
         since_ms: When its status last changed.
@@ -71,6 +72,8 @@ class TaskView:
     action: str = ""
     sub_workflow: bool = False
     undoes: str = ""
+    planned_agent: str = ""
+    planned_action: str = ""
     undo_agent: str = ""
     undo_action: str = ""
     undo_after: str = ""

@@ -31,6 +31,12 @@ def secret() -> Iterator[None]:
 
 
 @pytest.fixture
+def quick_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines look for signals at once."""
+    monkeypatch.setattr("noa.engine.engine.SIGNAL_POLL_S", 0.005)
+
+
+@pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder in memory where there is one: what is tested is the order of writes, not the disk."""
     memory = Path("/dev/shm")

@@ -16,6 +16,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import noa.engine.engine
+
 from .lives import Store, live, snapshot
 from .scenarios import SCENARIOS
 
@@ -58,6 +60,7 @@ def _prepare() -> None:
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(live(SCENARIOS[0], Store(Path(folder))))
     assert threading.active_count() == 1, threading.enumerate()
+    noa.engine.engine.SIGNAL_POLL_S = 0.005
     gc.freeze()
 
 

@@ -258,10 +258,10 @@ REMEMBERED = Scenario(
               task("cached", inputs={"value": "${{ item }}"}, cache=True),
               task("keyed", inputs={"value": "${{ index }}"}, cache={"key": "${{ item }}", "ttl": "1h"}),
               {"name": "last", "workflow": "last.json",
-               "inputs": {"value": "${{ index }}", "fail": "${{ index == 2 ? 'BROKEN' : '' }}"}},
+               "inputs": {"value": "${{ index }}", "fail": "${{ index == 1 ? 'BROKEN' : '' }}"}},
               task("none", inputs={"fail": "BROKEN"},
                    recovery=[{"degrade": {"last_good": True, "outputs": {"value": "none yet"}}}]),
-              for_each=[7, 7, 8]),
+              for_each=[7, 7]),
     ),
     keys={"outputs": {name: f"${{{{ stages.l.{name}.outputs }}}}" for name in ("cached", "keyed", "last", "none")}},
     files={"last.json": {"workflow": {"name": "last", "version": "1", "inputs": {"value": {}, "fail": {}},
@@ -371,6 +371,22 @@ CANCELLED_SAGA = Scenario(
     loose=("s/endless",),
 )  # fmt: skip
 
+REFUSED = Scenario(
+    "refused",
+    ("answer fail", "answer rollback"),
+    (
+        stage("s", "parallel",
+              task("done", inputs={"value": 1}, compensate=undone()),
+              task("given-up", inputs={"fail": "BROKEN"}, recovery=["ask"], optional=True)),
+        stage("t", "sequential", task("back", inputs={"fail": "BROKEN"}, recovery=["ask"]), depends_on=["s"]),
+    ),
+    status="rolled_back",
+    wishes=(
+        Wish(held("s/given-up"), "answer", {"task": "s/given-up", "choice": "fail"}),
+        Wish(held("t/back"), "answer", {"task": "t/back", "choice": "rollback"}),
+    ),
+)  # fmt: skip
+
 REOPENED = Scenario(
     "reopened",
     ("retry of a run",),
@@ -400,5 +416,5 @@ DONE_AGAIN = Scenario(
 
 SCENARIOS = (
     SEQUENCE, FAN, LOOPS, NESTED, ENDINGS, TIMES, SECRETS, CANCELLED,
-    ANSWERED, REMEMBERED, HEDGED, ASKED, SAGA, DECIDED, UNDONE_LATER, CANCELLED_SAGA, REOPENED, DONE_AGAIN,
+    ANSWERED, REMEMBERED, HEDGED, ASKED, SAGA, DECIDED, UNDONE_LATER, CANCELLED_SAGA, REFUSED, REOPENED, DONE_AGAIN,
 )  # fmt: skip

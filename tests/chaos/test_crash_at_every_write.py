@@ -13,7 +13,7 @@ from .scenarios import SCENARIOS, Scenario
 
 LIMIT = 10_000
 
-pytestmark = pytest.mark.usefixtures("secret")
+pytestmark = pytest.mark.usefixtures("secret", "quick_signals")
 
 
 async def whole(scenario: Scenario, folder: Path) -> tuple[Store, dict, int]:
@@ -49,7 +49,7 @@ async def test_an_engine_that_dies_at_any_write_ends_as_if_it_had_not(
     assert at > 5, "hardly anything was written"
 
 
-@pytest.mark.parametrize("seed", range(200 if LONG else 2))
+@pytest.mark.parametrize("seed", range(40 if LONG else 1))
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
 async def test_an_engine_that_dies_again_and_again_ends_as_if_it_had_not(
     scenario: Scenario, seed: int, folder: Path, tried: Counter[str]

@@ -19,7 +19,7 @@ from .lives import RUN, Store, live, runtime_of, snapshot
 from .scenarios import SCENARIOS
 
 SCENARIO = next(scenario for scenario in SCENARIOS if scenario.name == "loops")
-ROUNDS = 4000 if LONG else 60
+ROUNDS = 2_000 if LONG else 60
 
 pytestmark = pytest.mark.usefixtures("secret")
 

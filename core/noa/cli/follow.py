@@ -105,15 +105,16 @@ async def follow(runtime: Runtime, watch: Watch, past: Past, *, wait: bool) -> R
                 watch.on_event(run, seq, event)
                 state.apply(event)
                 after = seq
-            watch.asked(questions_of(state))
             if state.finished:
                 break
             if not is_driven(await journal.run(run)):  # an answer that waits for an engine counts, too
                 running = await _taken_over(runtime, run, past.plan, journal, after)
                 if running is not None:
                     return running
-            elif state.waiting and not wait:
-                break
+            else:
+                watch.asked(questions_of(state))
+                if state.waiting and not wait:
+                    break
             await asyncio.sleep(_POLL_S)
     except asyncio.CancelledError:
         watch.write(f"no longer followed; run {run} goes on. End it with: noa cancel {run}")

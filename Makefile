@@ -55,6 +55,10 @@ test: setup-dev ## Set up what is missing, then all checks and all tests: Python
 check: setup-dev ## Format, lint, types, layers, protos, generated code; no tests.
 	@$(BIN)/python scripts/steps.py check
 
+.PHONY: chaos
+chaos: setup-dev ## Break things at every step and compare, in the long form (half an hour); prints what was tried.
+	@NOA_LONG_TESTS=1 $(BIN)/python -m pytest -q --timeout 3600 tests/chaos
+
 .PHONY: bench
 bench: setup-dev ## Measure; each figure beside its limit in the same run. BENCH=--write keeps the table in docs.
 	@$(BIN)/python benchmarks/bench.py $(BENCH)

@@ -1,6 +1,10 @@
 """A run that was over goes on: what failed is tried again, what succeeded is kept, whatever the shape of the graph."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -273,3 +277,55 @@ def test_what_a_forgotten_block_did_is_undone_too(registry: Registry, compile_st
     assert (node.path, node.inputs) == ("two/x~compensate", {"id": 1})
     run.succeed(node.path)
     assert run.state.status == "rolled_back"
+
+
+def test_fold_of_a_reopened_run_does_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
+    script = tmp_path / "fold.py"
+    script.write_text(FOLD)
+    told = [
+        subprocess.run(
+            [sys.executable, str(script)],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.getcwd()},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3", "4")
+    ]
+    assert len(set(told)) == 1
+
+
+FOLD = """
+from noa.definitions import load_plan
+from noa.model.events import RunReopened
+from noa.model.failure import Failure
+from noa.plugin import Registry
+from tests.engine.conftest import EngineTestPlugin
+from tests.engine.driven import Driven
+
+registry = Registry()
+registry.register(EngineTestPlugin(), "t")
+task = {"name": "x", "agent": "a", "action": "x", "inputs": {}}
+stages = [{"name": f"s{i}", "type": "parallel", "fail_fast": False, "tasks": [task]} for i in range(9)]
+plan = load_plan({"workflow": {"name": "w", "version": "1", "max_parallel": 2, "stages": stages}}, registry=registry)
+run = Driven(plan, registry)
+while not run.state.finished:
+    run.fail(Failure("BROKEN", "no"), next(iter(run.state.iter_running())).path)
+run.take(RunReopened(at_ms=run.now_ms))
+while not run.state.finished:
+    task = next(iter(run.state.iter_running())).path
+    print(task)
+    run.succeed(task)
+"""
+
+
+@pytest.mark.parametrize(("after", "undone"), [("success", False), ("attempt", True)])
+def test_attempt_before_an_alternative_that_never_began_may_have_had_effects(
+    registry: Registry, compile_stages: Compile, after: str, undone: bool
+) -> None:
+    undo = {"agent": "a", "action": "undo", "after": after, "inputs": {}, "recovery": []}
+    other = {"fallback": [{"agent": "b", "inputs": {"v": "${{ failure.details.nothing }}"}}]}
+    plan = compile_stages(stage("s", task("x", compensate=undo, recovery=[other])), on_failure="rollback")
+    run = Driven(plan, registry)
+    run.fail(task=TaskPath("s/x"))
+    assert (TaskPath("s/x~compensate") in run.state.tasks) is undone

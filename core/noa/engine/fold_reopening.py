@@ -40,10 +40,10 @@ class ReopeningFold(RollbackFold):
 
     def _begin_again(self, reset: Reset) -> None:
         """Count everything anew, since much of it is no longer what it was; then let go on what can."""
-        again = {self.tasks[path].stage.plan.name for path in reset.tasks}
+        again = dict.fromkeys(self.tasks[path].stage.plan.name for path in reset.tasks)
         for name in reset.stages:
-            self._forget(self.stages[name])
-            self.stages[name] = StageNode(self.plan.stages[name])
+            before, self.stages[name] = self.stages[name], StageNode(self.plan.stages[name])
+            self._forget(before)
         for task in reset.tasks.values():
             self._reset_task(task)
         self._active, self._ready, self._waiters = 0, [], {}
@@ -58,9 +58,9 @@ class ReopeningFold(RollbackFold):
             self._go_on(self.stages[name])
         for name in reset.stages:
             stage = self.stages[name]
-            before = [self.stages[other] for other in stage.plan.depends_on]
-            stage.unmet = sum(1 for other in before if not other.terminal)
-            stage.doomed = any(other.status in BAD for other in before)
+            awaited = [self.stages[other] for other in stage.plan.depends_on]
+            stage.unmet = sum(1 for other in awaited if not other.terminal)
+            stage.doomed = any(other.status in BAD for other in awaited)
             if stage.unmet == 0:
                 self._consider(stage)
         if self.open_stages == 0:
@@ -68,6 +68,7 @@ class ReopeningFold(RollbackFold):
 
     def _forget(self, stage: StageNode) -> None:
         for block in stage.blocks.values():
+            block.stage = self.stages[stage.plan.name]  # what undoes its tasks takes slots there
             for task in block.tasks:
                 self._begin_anew(task)
                 self._earlier[task.path] = task

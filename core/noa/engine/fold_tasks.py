@@ -99,6 +99,7 @@ class TaskFold(StateBase):
     def _begin_attempt(self, task: TaskNode) -> None:
         self._set(task, "running")
         task.started_ms = self.now_ms
+        task.began = True
         task.live = (task.attempt,)
         task.hedged = 0
         if task.tries == 0:

@@ -69,6 +69,7 @@ class TaskNode:
         slot: 0 none, 1 counted in its stage, 2 counted in the run too.
         live: Attempts that go on; two of them where the second one is a hedge.
         hedged: Attempt that was begun as a hedge, 0 for none.
+        began: Whether any attempt began.
         tries: Attempts since the task began or was last substituted, at `tries_ms`.
         substitute: Inputs that a recovery strategy put in the place of the plan's.
         chosen: What is remembered of the entries of its recovery chain, by index.
@@ -101,6 +102,7 @@ class TaskNode:
         "approvals",
         "approved",
         "attempt",
+        "began",
         "block",
         "changed_ms",
         "child",
@@ -172,6 +174,7 @@ class TaskNode:
         self.live: tuple[int, ...] = ()
         self.hedged = 0
         self.hedge_ms: int | None = None
+        self.began = False
         self.tries = 0
         self.tries_ms = 0
         self.inputs: dict[str, Any] | None = None

@@ -16,11 +16,12 @@ class Reset:
     """What is done again.
 
     Attributes:
-        stages: These begin anew: what they opened is forgotten.
+        stages: These begin anew: what they opened is forgotten. In the order in which they were found, as `tasks` are,
+            so that every fold comes to the same.
         tasks: These begin anew in the blocks that stay open.
     """
 
-    stages: set[str] = field(default_factory=set)
+    stages: dict[str, None] = field(default_factory=dict)
     tasks: dict[TaskPath, TaskNode] = field(default_factory=dict)
 
 
@@ -58,7 +59,7 @@ def reset_of(stages: Mapping[str, StageNode], tasks: Mapping[TaskPath, TaskNode]
         if name in reset.stages:
             continue
         if isinstance(node, str):
-            reset.stages.add(node)
+            reset.stages[node] = None
             pending += [reader for found in readers.get(node, {}).values() for reader in found]
         elif node.path not in reset.tasks:
             reset.tasks[node.path] = node

@@ -44,8 +44,8 @@ def how_undone(task: TaskNode, children: Mapping[str, Plan]) -> TaskPlan | None:
 def effects_of(task: TaskNode) -> list[Effects]:
     """What a task did that is not undone: of each success, and of attempts whose effects are unknown."""
     plan = task.plan
-    unknown = plan.compensate_after == "attempt" or plan.workflow is not None
-    if task.done or (unknown and task.tries and not task.source):
+    unknown = plan.compensate_after == "attempt" or (plan.workflow is not None and plan.compensate is None)
+    if task.done or (unknown and task.began):
         return [*task.effects, (task.inputs or {}, task.outputs or {})]
     return list(task.effects)
 

@@ -1,6 +1,7 @@
 """Bytes of the store change on the disk: it is seen, refused in words, or does not matter. Never a wrong end."""
 
 import asyncio
+import errno
 import random
 import re
 import shutil
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from noa.errors import NoaError
+from noa.errors import JournalError, NoaError
 from noa.model.events import encode_event
+from noa.storage import SqliteJournal, is_dead, new_owner
 
 from .conftest import LONG
 from .ledger import Ledger
@@ -127,3 +129,67 @@ async def _encoded(half: Half) -> list[bytes]:
         found = [encode_event(event) for _, event in await runtime.journal.read(RUN)]
     ledger.close()
     return found
+
+
+async def _refusal(store: Store) -> JournalError:
+    """What resuming the run says."""
+    ledger = Ledger(store.folder / "ledger")
+    try:
+        async with runtime_of(store.folder, ledger) as runtime:
+            with pytest.raises(JournalError) as refused:
+                await runtime.engine.resume(RUN)
+    finally:
+        ledger.close()
+    return refused.value
+
+
+async def test_a_run_whose_history_was_changed_is_refused_and_the_event_is_named(folder: Path) -> None:
+    half = Half(folder)
+    await half.make()
+    base = sqlite3.connect(half.store.database)
+    seq = next(n for n, event in enumerate(half.store.events()[RUN], 1) if event["type"] == "attempt_succeeded")
+    where = f"WHERE id & 0xffffffff = {seq}"
+    base.execute(f"UPDATE events SET body = CAST(replace(body, '\"value\":', '\"value\":1') AS BLOB) {where}")
+    assert base.total_changes == 1
+    base.commit()
+    base.close()
+    refused = await _refusal(half.store)
+    assert f"event {seq} of run 'r1' is not what was written" in str(refused)
+    assert f"noa fork r1 --at {seq - 1}" in str(refused)
+
+
+async def test_a_pinned_definition_that_was_changed_is_refused(folder: Path) -> None:
+    half = Half(folder)
+    await half.make()
+    base = sqlite3.connect(half.store.database)
+    base.execute("UPDATE definitions SET text = replace(text, '\"work\"', '\"undo\"')")
+    base.commit()
+    base.close()
+    assert "was changed since it was written" in str(await _refusal(half.store))
+
+
+async def test_what_is_no_event_is_a_damaged_store(folder: Path) -> None:
+    half = Half(folder)
+    await half.make()
+    journal = SqliteJournal(half.store.database)
+    await journal.open()
+    assert journal._connections is not None
+    for body, message in ((b"\xff\xfe", "event 5 of run 'r1' cannot be read"), (7, "event 5 of run 'r1' cannot")):
+        journal._connections[0].execute("UPDATE events SET body = ? WHERE id & 0xffffffff = 5", (body,))
+        assert await journal.verify(RUN) == 5
+        with pytest.raises(JournalError, match=message):
+            await journal.read(RUN)
+    await journal.close()
+
+
+def test_an_owner_whose_process_cannot_be_asked_for_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = new_owner()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("pathlib.Path.read_text", refuse)
+    monkeypatch.setattr("psutil.Process", refuse)
+    assert not is_dead(owner)
+    with pytest.raises(JournalError, match="cannot name itself"):
+        new_owner()

@@ -199,7 +199,9 @@ def _held(state: RunState, task: TaskNode, now_ms: int, since_ms: int) -> Wait:
 def _held_stage(state: RunState, stage: StageNode, now_ms: int) -> Wait:
     hold = stage.hold
     assert hold is not None
-    return _asks(state, stage.plan.name, stage.plan.name, hold, now_ms, None, None)
+    name, due_ms = stage.plan.name, _due(state, f"hold:{stage.plan.name}")
+    since_ms = None if due_ms is None or hold.timeout_ms is None else due_ms - hold.timeout_ms
+    return _asks(state, name, name, hold, now_ms, since_ms, None)
 
 
 def _asks(

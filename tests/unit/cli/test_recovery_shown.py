@@ -7,15 +7,17 @@ import click
 import pytest
 
 from noa.cli.lines import LineWatch
-from noa.cli.live import draw
+from noa.cli.live import LiveWatch, draw
 from noa.cli.people import People, Question, answer_command, question_lines, questions_of
 from noa.cli.remarks import intervention, remark
 from noa.cli.summary import exit_code, result_dict, summary_lines, waiting_lines
+from noa.cli.watch import choose_watch
 from noa.model.events import (
     AttemptFailed,
     AttemptSucceeded,
     Event,
     Hold,
+    HoldResolved,
     Recall,
     Recalled,
     RecoveryChosen,
@@ -25,7 +27,10 @@ from noa.model.events import (
     RunResumed,
     SignalApplied,
     SignalRefused,
+    StageHeld,
+    StageStarted,
     Substitute,
+    TaskHeld,
     TaskScheduled,
     TimerFired,
 )
@@ -192,6 +197,59 @@ def test_lines_ask_once_and_live_views_as_long_as_it_is_open(held: tuple[Plan, S
     watch.asked(questions)
     watch.asked([])
     assert stream.getvalue().count("noa answer simulated s/x retry") == 1
+
+
+async def test_a_terminal_shows_below_the_drawing_how_each_question_is_answered(held: tuple[Plan, Simulation]) -> None:
+    plan, done = held
+    stream = io.StringIO()
+    watch = LiveWatch(stream)
+    watch.model = folded(plan, done.journal)
+    watch.asked([*questions_of(done.state)] * 4)
+    async with watch:
+        pass
+    text = stream.getvalue()
+    assert text.count("answer with   noa answer simulated s/x retry") == 3
+    assert "and 1 more: noa why simulated" in text
+
+
+def test_a_quiet_run_says_nothing_but_what_a_person_is_asked(
+    held: tuple[Plan, Simulation], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, done = held
+    watch = choose_watch(as_json=False, quiet=True, verbose=False)
+    watch.asked(questions_of(done.state))
+    watch.asked(questions_of(done.state))
+    watch.tell("took over another run")
+    out, err = capsys.readouterr()
+    assert (out, err.count("noa answer simulated s/x retry"), "took over" in err) == ("", 1, False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "reason"),
+    [("approve", "held", ""), ("reject", "failed", "'reject' was answered by mode auto"), ("continue", "pending", "")],
+)
+def test_a_task_that_is_held_before_it_begins_is_held_in_the_view(answer: str, status: str, reason: str) -> None:
+    hold = Hold(question="ship it?", kind="approval", choices=["approve", "reject"])
+    model = folded(None, [TaskHeld(at_ms=5, task=X, hold=hold)])
+    assert (model.task(X).status, model.task(X).held.choices) == ("held", ("approve", "reject"))
+    model.apply(HoldResolved(at_ms=6, subject=X, answer=answer, by="mode auto"))
+    assert (model.task(X).status, model.task(X).reason) == (status, reason)
+
+
+def test_a_stage_that_is_held_says_what_is_asked() -> None:
+    events = [
+        RunCreated(at_ms=1, run_id=RUN, workflow="w", version="1", definitions={}),
+        StageHeld(at_ms=5, stage="s", hold=Hold(question="begin?", kind="approval")),
+    ]
+    model = folded(None, events)
+    assert (model.phase, model.stages["s"].status, model.stages["s"].reason) == (
+        "waiting for a person",
+        "held",
+        "begin?",
+    )
+    assert any("? s  begin?" in line for line in drawn(model, 9))
+    model.apply(StageStarted(at_ms=7, stage="s"))
+    assert (model.stages["s"].status, model.stages["s"].reason) == ("running", "")
 
 
 class Engine:

@@ -8,12 +8,16 @@ from noa.engine.state import RunState
 from noa.engine.why import Wait, explain_wait
 from noa.model.events import (
     AttemptFailed,
+    AttemptSucceeded,
     CancelRequested,
+    Hold,
     Recall,
     Recalled,
     RecoveryChosen,
     Retry,
     RollbackStarted,
+    StageFinished,
+    StageHeld,
     TaskFailed,
     TaskScheduled,
     TimerFired,
@@ -239,6 +243,27 @@ def test_what_could_not_be_undone_holds_up_what_is_behind_it(undoing: Simulation
     found = waits_of(state, state.now_ms)
     assert found["s/z"].reason.startswith("could not be undone (BROKEN: it broke)")
     assert found["s/x"].reason == "is not undone, as what came later could not be: s/z"
+
+
+def test_a_stage_that_is_held_waits_for_a_person(compile_stages: Compile, registry: Registry) -> None:
+    done = begun(compile_stages(stage("s", task("x")), stage("t", task("y"), depends_on=["s"])), registry)
+    hold = Hold(
+        question="ship it?", kind="approval", choices=["approve", "reject"], approvers=["ann"], timeout_ms=9_000
+    )
+    done.state.apply(AttemptSucceeded(at_ms=done.state.now_ms, task=TaskPath("s/x"), attempt=1))
+    done.state.apply(StageFinished(at_ms=done.state.now_ms, stage="s", status="succeeded"))
+    done.state.apply(StageHeld(at_ms=done.state.now_ms, stage="t", hold=hold))
+    (wait,) = explain_wait(done.state, done.state.now_ms)
+    assert (wait.subject, wait.kind, wait.names, wait.choices) == ("t", "person", ("ann",), ("approve", "reject"))
+    assert wait.reason == "is held for a person since 0.0 s: ship it? ('fail' counts in 9.0 s if nobody answers)"
+
+
+def test_a_paused_run_says_who_paused_it(compile_stages: Compile, registry: Registry) -> None:
+    done = begun(compile_stages(stage("s", task("x"), task("y"))), registry)
+    done.state.paused = "ann"
+    done.state.apply(AttemptSucceeded(at_ms=done.state.now_ms, task=TaskPath("s/x"), attempt=1))
+    (wait,) = explain_wait(done.state, done.state.now_ms)
+    assert (wait.subject, wait.kind, wait.reason) == ("s/y", "person", "may begin, but ann has paused the run")
 
 
 def test_since_when_is_said_for_everything(compile_stages: Compile, registry: Registry) -> None:

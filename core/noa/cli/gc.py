@@ -145,7 +145,7 @@ def _show(found: Collected, *, dry_run: bool) -> None:
     for line in columns(rows):
         click.echo(f"  {line}")
     if len(found.runs) > _SHOWN:
-        click.echo(f"  and {plural(len(found.runs) - _SHOWN, 'run')} more")
+        click.echo(f"  and {len(found.runs) - _SHOWN:,} more")
     heaps = [
         (found.artifacts, "artifact"),
         (found.temporary_files, "unfinished artifact"),

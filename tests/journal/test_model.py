@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, precondition, rule
@@ -362,6 +363,7 @@ class MemoryMachine(JournalMachine):
 
 
 LONG = bool(os.environ.get("NOA_LONG_TESTS"))
+pytestmark = pytest.mark.timeout(7200 if LONG else 300)
 SETTINGS = settings(
     max_examples=400 if LONG else 40,
     stateful_step_count=80 if LONG else 30,

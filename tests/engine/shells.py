@@ -70,7 +70,7 @@ class Setup:
             dispatcher=self.agents,
             artifacts=FileArtifactStore(f"file://{self.folder / 'artifacts'}"),
             owner=options.pop("owner", None) or new_owner(),
-            on_event=lambda *event: self.seen.append(event),
+            on_event=options.pop("on_event", lambda *event: self.seen.append(event)),
             **options,
         )
         self._open.append((engine, made))

@@ -17,6 +17,7 @@ from noa.model.ids import TaskPath
 from noa.model.plan import Plan
 from noa.plugin import Registry, SignalRecord
 from noa.storage import SqliteJournal
+from noa.testing.clock import FakeClock
 
 Compile = Callable[..., Plan]
 
@@ -321,3 +322,41 @@ async def test_retried_parent_goes_on_with_the_child_that_it_had(setup: Setup, f
     assert (await (await engine.reopen(running.run_id)).wait()).status == "succeeded"
     assert actions(setup.agents) == ["book", "mail", "mail"], "what the child had done is kept"
     assert len(await engine._journal.runs()) == 2
+
+
+async def test_fork_that_is_undone_leaves_alone_what_the_other_run_did(setup: Setup, compile_stages: Compile) -> None:
+    engine = await setup.engine()
+    setup.agents.answers = {name: give() for name in ("x", "y", "un-x", "un-y")} | {"z": give()}
+    tasks = [task(n, compensate={"agent": "a", "action": f"un-{n}", "inputs": {}}) for n in "xy"]
+    plan = compile_stages(chain(*tasks, task("z")), on_failure="rollback", timeout="1h")
+    running = await engine.start(plan)
+    await running.wait()
+    history = await engine._journal.read(running.run_id)
+    at = next(seq for seq, event in history if getattr(event, "task", "") == "s/y") - 1
+    setup.agents.answers["z"] = broken
+    state = await (await engine.fork(running.run_id, at=at)).wait()
+    assert state.status == "rolled_back"
+    assert actions(setup.agents) == ["x", "y", "z", "y", "z", "un-y"]
+
+
+async def test_fork_of_an_old_run_has_time_of_its_own(setup: Setup, compile_stages: Compile) -> None:
+    clock = FakeClock()
+    engine = await setup.engine(clock=clock)
+    setup.agents.answers = {"x": give(), "y": broken}
+    plan = compile_stages({**chain(task("x"), task("y")), "timeout": "1m"}, timeout="2m")
+    running = await engine.start(plan)
+    await running.wait()
+    clock.advance(3_600_000)
+    setup.agents.answers["y"] = give()
+    at = (await engine._journal.run(running.run_id)).last_seq - 4
+    state = await asyncio.wait_for((await engine.fork(running.run_id, at=at)).wait(), 10)
+    assert state.status == "succeeded"
+
+
+async def test_observer_that_raises_does_not_touch_the_run(setup: Setup, compile_stages: Compile) -> None:
+    def observe(*_event: object) -> None:
+        raise KeyError("a fault of whoever watches")
+
+    engine = await setup.engine(on_event=observe)
+    setup.agents.answers = {"x": give()}
+    assert (await (await engine.start(compile_stages(chain(task("x"))))).wait()).status == "succeeded"

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from secrets import choice
 from typing import Any
 from weakref import WeakValueDictionary
@@ -95,7 +95,7 @@ class Engine:
         self._dispatcher = dispatcher
         self._clock = clock or SystemClock()
         self._outputs = OutputKeeper(artifacts)
-        self._on_event = on_event or (lambda _run, _seq, _event: None)
+        self._on_event = _guarded(on_event) if on_event is not None else (lambda _run, _seq, _event: None)
         self._on_observation = on_observation or (lambda _run, _task, _attempt, _seen: None)
         self._secrets = secrets or NoSecrets()
         self._action = action
@@ -286,6 +286,9 @@ class Engine:
     ) -> Running:
         """Begin a new run that shares the first `at` events of another one, which stays as it is.
 
+        The shared past counts as if it had ended just now, so that no time limit is over at once. What it did belongs
+        to the other run: a rollback of the new one does not undo it.
+
         Args:
             at: Sequence number of the last event that is shared, from 1.
             inputs: That are changed; only what is resolved after that event sees them.
@@ -316,13 +319,14 @@ class Engine:
             forked_from=record.run_id,
             forked_at=at,
         )
+        past = _shifted([created, *history[1:]], to_ms=now_ms)
         core = self._core(plan)
-        core.replay([created, *history[1:]])
+        core.replay(past)
         if core.state.finished:
             raise UsageError(f"event {at} ends run {record.run_id}; name an earlier one", run=record.run_id, at=at)
         texts = {sha: await self._journal.text(sha) for sha in created.definitions.values()}
         lease = await self._journal.create(
-            new, created, owner=self._owner, lease_ms=self._lease_ms, texts=texts, past=history[1:]
+            new, past[0], owner=self._owner, lease_ms=self._lease_ms, texts=texts, past=past[1:]
         )
         resumed = RunResumed(at_ms=now_ms, owner=self._owner, fence=lease.fence)
         core.state.apply(resumed)
@@ -385,7 +389,7 @@ class Engine:
         for signal in await self._journal.signals([run]):
             first += core.recorded(signal, now_ms)
         if reopened is not None:
-            first.append(_continued(core.state, reopened))
+            first.append(_continued(core.state, reopened, now_ms))
             core.state.apply(first[-1])
         events, effects = core.outstanding(now_ms)
         return self._drive(core, lease, history[-1][0], [*first, *events], effects)
@@ -511,9 +515,28 @@ def _check_reopened(state: RunState, asked: RunReopened) -> None:
         raise RunStateError(f"run {state.run_id} cannot be reopened: {why}", run=state.run_id, status=state.status)
 
 
-def _continued(state: RunState, asked: RunReopened) -> RunReopened:
+def _shifted(events: Sequence[Event], *, to_ms: int) -> list[Event]:
+    """Events moved in time, so that the last one happened at a time and all are as far apart as they were."""
+    by_ms = to_ms - events[-1].at_ms
+    return [msgspec.structs.replace(event, at_ms=event.at_ms + by_ms) for event in events]
+
+
+def _continued(state: RunState, asked: RunReopened, at_ms: int) -> RunReopened:
     """A rollback that stopped half way can only go on."""
-    return msgspec.structs.replace(asked, rollback=asked.rollback or state.status == "rollback_failed")
+    half = state.status == "rollback_failed"
+    return msgspec.structs.replace(asked, at_ms=at_ms, rollback=asked.rollback or half)
+
+
+def _guarded(observer: EventObserver) -> EventObserver:
+    """An observer that cannot end a run: what it raises is logged."""
+
+    def observe(run: RunId, seq: int, event: Event) -> None:
+        try:
+            observer(run, seq, event)
+        except Exception:  # foreign code; the run goes on whatever it does
+            log.exception("an observer raised at event %d of run %s", seq, run)
+
+    return observe
 
 
 def _sha256(text: str) -> str:

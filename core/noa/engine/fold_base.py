@@ -71,6 +71,8 @@ class StateBase:
             for task in template.tasks
         )
         self._timed_out = False
+        self._folded = 0
+        self._forked_at = 0
         self._earlier: dict[TaskPath, TaskNode] = {}
         self._owing: dict[TaskPath, TaskNode] = {}
         self._active = 0

@@ -31,6 +31,8 @@ class ReopeningFold(RollbackFold):
         self.undoing = None
         self.undo_wanted = event.rollback
         if event.rollback:
+            if self.failure is not None and self.failure.code == "ROLLBACK_FAILED":
+                self.failure = self.failure.cause  # what began the rollback, not how it stopped
             self._emit(FinishRun())
             return
         self.failure = None

@@ -80,12 +80,22 @@ class RunState(ReopeningFold):
             InternalError: The event cannot follow what came before it; the journal is damaged or noa has a fault.
         """
         self.now_ms = event.at_ms
+        self._folded += 1
         self._out = []
         try:
             _APPLY[type(event)](self, event)
         except KeyError as error:
             raise InternalError(f"event {event!r} names {error}, which this run does not have") from error
+        if self._folded == self._forked_at:
+            self._disown()
         return self._out
+
+    def _disown(self) -> None:
+        """The past that a fork shares is another run's: what was done there is not this one's to undo."""
+        for task in self.tasks.values():
+            task.done = False
+            task.effects = []
+            task.began = bool(task.live)
 
     def _run_created(self, event: RunCreated) -> None:
         self.run_id = RunId(event.run_id)
@@ -96,6 +106,7 @@ class RunState(ReopeningFold):
         self.actor = event.actor
         self._ranks = upward_ranks(self.plan, event.expected_ms)
         self.created_ms = event.at_ms
+        self._forked_at = event.forked_at
         self.status = "running"
         if self.plan.timeout_ms is not None:
             self._emit(SetTimer("run", event.at_ms + self.plan.timeout_ms))

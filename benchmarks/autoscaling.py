@@ -41,13 +41,13 @@ class Worker(Agent):
     capacity = 1
 
     @action(idempotent=True)
-    async def wait(self, seconds: float) -> dict:
+    async def wait(self, seconds: float) -> dict[str, int]:
         """As on something outside."""
         await asyncio.sleep(seconds)
         return {"pid": os.getpid()}
 
     @action(idempotent=True)
-    def compute(self, seconds: float) -> dict:
+    def compute(self, seconds: float) -> dict[str, int]:
         """So many seconds of processor time."""
         until = time.process_time() + seconds
         while time.process_time() < until:

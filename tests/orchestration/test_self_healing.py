@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from noa.model.events import AttemptFailed
 from noa.model.execution import Stage, Succeeded
+from noa.orchestration import healing
 from noa.orchestration.healer import Healer
 from noa.orchestration.healing import FAULTS, Budget, Losses, Record, judge
 from noa.plugin import AgentDeclaration
@@ -26,15 +27,15 @@ HERE = Path(__file__).parent
 WORKER = (sys.executable, "-m", "noa.sdk", "scaled_worker:Worker")
 
 
-def record(outcomes: str, code: str = "AGENT_PROTOCOL_ERROR", *, tasks: int = 100, at_s: float = 0.0) -> Record:
-    """Of `+` for what ended well and `-` for faults, of so many different tasks."""
+def record(outcomes: str, code: str = "AGENT_PROTOCOL_ERROR", *, tasks: int = 100, every_s: float = 0.0) -> Record:
+    """Of `+` for what ended well and `-` for faults, of so many different tasks, from second 0 on."""
     made = Record()
     numbers = itertools.cycle(range(tasks))
-    for outcome in outcomes:
+    for number, outcome in enumerate(outcomes):
         if outcome == "+":
             made.well()
         else:
-            made.fault(at_s, f"task-{next(numbers)}", code)
+            made.fault(number * every_s, f"task-{next(numbers)}", code)
     return made
 
 
@@ -48,20 +49,23 @@ def test_replica_that_fails_more_than_its_siblings_is_replaced() -> None:
 
 
 def test_replica_that_does_nothing_right_is_replaced_whatever_its_siblings_do() -> None:
-    assert judge(record("-----", "AGENT_PROTOCOL_ERROR"), [], 1.0)
-    assert judge(record("-----", "EXECUTION_TIMEOUT"), [record("-----")], 1.0)
-    assert judge(record("+++-----"), [], 1.0) == ""
+    timeouts = record("-" * 10, "EXECUTION_TIMEOUT", every_s=2.0)
+    assert judge(timeouts, [], 20.0) == "10 of its last 10 executions failed by EXECUTION_TIMEOUT"
+    assert judge(timeouts, [timeouts], 20.0)
+    assert judge(record("+++" + "-" * 10, every_s=2.0), [], 26.0) == ""
+    assert judge(record("-" * 9, every_s=2.0), [], 18.0) == ""
+    assert judge(record("-" * 20, every_s=0.5), [], 10.0) == "", "it may be over in a moment"
 
 
 def test_action_that_raises_is_not_blamed_on_the_only_replica() -> None:
-    assert judge(record("-" * 20, "INTERNAL"), [], 1.0) == ""
+    assert judge(record("-" * 20, "INTERNAL", every_s=2.0), [], 40.0) == ""
 
 
 def test_few_tasks_or_few_faults_or_old_ones_are_no_proof() -> None:
     well = [record("+" * 20)]
     assert judge(record("-" * 20, tasks=2), well, 1.0) == "", "a task that fails wherever it runs"
     assert judge(record("----"), well, 1.0) == ""
-    assert judge(record("-----", at_s=0.0), well, 61.0) == ""
+    assert judge(record("-----"), well, 61.0) == ""
 
 
 @given(
@@ -113,14 +117,15 @@ def test_task_is_blamed_for_the_replicas_that_it_was_alone_on_and_less_for_those
     assert losses.convict("bad") == 0
 
 
-def test_bad_address_gets_no_work_for_a_while_where_another_serves() -> None:
+def test_bad_address_gets_no_work_for_a_while_where_another_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(healing, "LASTING_S", 0.0)
     bad, good = (SimpleNamespace(index=i, state="serving", record=Record()) for i in range(2))
     healer: Any = Healer(AgentDeclaration("far", addresses=("a:1", "b:1")), [bad, good])  # type: ignore[list-item]
-    verdicts = [healer.worked(bad, f"task-{i}", "AGENT_LOST") for i in range(5)]
-    assert verdicts == [False, False, False, False, True]
+    verdicts = [healer.worked(bad, f"task-{i}", "AGENT_LOST") for i in range(10)]
+    assert verdicts == [False] * 9 + [True]
     assert len(bad.record) == 0, "it is judged anew"
     good.state = "waiting_to_restart"
-    assert not any(healer.worked(bad, f"task-{i}", "AGENT_LOST") for i in range(9)), "it is the last one"
+    assert not any(healer.worked(bad, f"task-{i}", "AGENT_LOST") for i in range(20)), "it is the last one"
 
 
 # --- real agents
@@ -154,8 +159,9 @@ async def test_sick_replica_is_replaced_and_its_sibling_goes_on(bench: Any, tmp_
 
 
 async def test_replaced_replica_ends_its_work_first_and_a_second_time_is_not_at_once(
-    bench: Any, eventually: Any
+    bench: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(healing, "LASTING_S", 0.0)
     bench.broken()
     pid = (await bench.execute("broken", "pid")).outputs["pid"]
     work = bench.task("broken", "slow")

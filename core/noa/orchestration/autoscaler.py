@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -32,6 +33,9 @@ WAIT_S = 0.5
 _QUEUE_LOOK_S = 0.1
 _LOOK_S = 1.0
 _SOONEST_S = 0.02
+_BATCH_S = 0.5
+"""Starting takes processor time: as many at once as there are cores, and as many again whenever so long has passed."""
+
 _RATE_S = 1.0
 _RATE_LEAST_S = 0.08
 
@@ -46,7 +50,7 @@ class Autoscaler:
         holds: Who wants how many.
         waiters: Its queue.
         room: Of the host.
-        resize: Has so many replicas from now on, because of a task of this run.
+        resize: Has so many replicas from now on and starts so many of them, because of a task of this run.
         tell: Takes what was decided and why, for a person.
     """
 
@@ -58,7 +62,7 @@ class Autoscaler:
         waiters: Waiters,
         *,
         room: Room,
-        resize: Callable[[int, RunId], None],
+        resize: Callable[[int, int, RunId], None],
         tell: Callable[[str], None],
     ) -> None:
         options = declaration.options
@@ -78,6 +82,7 @@ class Autoscaler:
         self._ended = 0
         self._rates: deque[tuple[float, int, int]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._batch_until = 0.0
         self._last = ""
         self._held_back = ""
         self.closed = False
@@ -161,9 +166,10 @@ class Autoscaler:
         self._past, verdict = decide(self._past, load, bounds)
         self._held_back = self._no_more(verdict, load, why) if load.waiting else ""
         if verdict.replicas != load.replicas:
-            self._apply(verdict, load, oldest.run if oldest is not None else NOBODY)
-        elif load.failing and not load.coming and oldest is not None:
-            self._resize(load.replicas, oldest.run)  # it is tried again, after its backoff and up to its limit
+            self._announce(verdict, load)
+        if verdict.replicas != load.replicas or load.waiting:
+            starts = self._starts(now, load)
+            self._resize(verdict.replicas, starts, oldest.run if oldest is not None else NOBODY)
         self._look_again(bounds, load.waiting > 0)
 
     def _load(self, now: float, waiting: int, oldest_since: float) -> tuple[Load, str]:
@@ -207,7 +213,17 @@ class Autoscaler:
         span_s, ended = now - rates[0][0], self._ended - rates[0][1]
         return ended / span_s if ended and span_s >= _RATE_LEAST_S else None
 
-    def _apply(self, verdict: Verdict, load: Load, run: RunId) -> None:
+    def _starts(self, now: float, load: Load) -> int:
+        """How many may start now. Of those that did not start, one at a time is tried again."""
+        if load.failing:
+            return 0 if load.coming else 1
+        cores = max(2, math.ceil(self._room.cores))
+        if now >= self._batch_until:
+            self._batch_until = now + _BATCH_S
+            return cores
+        return max(0, cores - load.coming)
+
+    def _announce(self, verdict: Verdict, load: Load) -> None:
         before, after = load.replicas, verdict.replicas
         if after > before:
             text = f"{before} -> {after}: {load.waiting:,} wait, oldest {load.oldest_s:.1f} s"
@@ -217,7 +233,6 @@ class Autoscaler:
             text = f"{before} -> {after}: no more were needed for {self._idle_s:g} s"
         self._last = f"scaled {text}"
         log.info("agent '%s': scaled %s", self._declaration.name, text)
-        self._resize(after, run)
         self._tell(text)
 
     def _no_more(self, verdict: Verdict, load: Load, why: str) -> str:

@@ -6,7 +6,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-__all__ = ["FAULTS", "POISON_AFTER", "POISON_WINDOW_S", "Budget", "Losses", "Record", "judge"]
+__all__ = ["FAULTS", "LASTING_S", "POISON_AFTER", "POISON_WINDOW_S", "Budget", "Losses", "Record", "judge"]
 
 FAULTS = frozenset({"AGENT_LOST", "AGENT_PROTOCOL_ERROR", "INTERNAL", "EXECUTION_TIMEOUT", "HEARTBEAT_TIMEOUT"})
 """Codes of failures that may be the replica's fault and not the work's."""
@@ -17,9 +17,13 @@ _OF_THE_WORK_TOO = frozenset({"INTERNAL"})
 _KEPT = 20
 _WINDOW_S = 60.0
 _FAULTS_LEAST = 5
+_FAULTS_LEAST_ALONE = 10
 _TASKS_LEAST = 3
 _SHARE = 0.5
 _SHARE_ALONE = 0.8
+
+LASTING_S = 10.0
+"""What fails for less may be well again by itself; siblings that do well at the same time say that it is not."""
 
 _PAUSE_FIRST_S = 60.0
 _PAUSE_MAX_S = 3600.0
@@ -78,8 +82,9 @@ class Record:
 def judge(record: Record, siblings: Iterable[Record], now_s: float) -> str:
     """Why a replica is to be replaced, for a person; empty where it is not.
 
-    At least five faults of three tasks within a minute, and either half of its last twenty outcomes and twice the share
-    of its siblings', or four fifths of them whatever the siblings do (those of actions that raise then left out).
+    Faults of three tasks within a minute: either five, half of its last twenty outcomes and twice the share of its
+    siblings'; or ten within ten seconds or more and four fifths, whatever the siblings do, those of actions that raise
+    left out.
     """
     faults = record.faults(now_s)
     if len(faults) < _FAULTS_LEAST or len({fault.task for fault in faults}) < _TASKS_LEAST:
@@ -93,7 +98,8 @@ def judge(record: Record, siblings: Iterable[Record], now_s: float) -> str:
     if share >= _SHARE and total >= _FAULTS_LEAST and theirs / total < share / 2:
         return f"{text}, {theirs} of {total} of the others'"
     alone = record.faults(now_s, _OF_THE_WORK_TOO)
-    if len(alone) >= _FAULTS_LEAST and len(alone) / len(record) >= _SHARE_ALONE:
+    lasting = len(alone) >= _FAULTS_LEAST_ALONE and alone[-1].at_s - alone[0].at_s >= LASTING_S
+    if lasting and len(alone) / len(record) >= _SHARE_ALONE:
         return text
     return ""
 

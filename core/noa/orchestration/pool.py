@@ -361,16 +361,17 @@ class Pool:
             if not replica.hopeful:
                 self._begin(replica, run)
 
-    def _resize(self, replicas: int, run: RunId) -> None:
-        """Have so many replicas, beside what runs hold: more because a task of this run needs them."""
-        if replicas > self._holds.wanted:
+    def _resize(self, replicas: int, starts: int, run: RunId) -> None:
+        """Have so many replicas, beside what runs hold, and start at most so many of those that are missing: because
+        a task of this run needs them."""
+        if replicas > (before := self._holds.wanted):
             self._holds.need(run, replicas)
-        else:
+        elif replicas < before:
             self._holds.need_at_most(replicas)
-        for replica in self.replicas[:replicas]:
-            if not replica.hopeful:
-                replica.begin()
-        self._shrink()
+            self._shrink()
+        missing = [replica for replica in self.replicas[:replicas] if not replica.hopeful]
+        for replica in missing[:starts]:
+            replica.begin()
 
     def _begin(self, replica: Supervisor, run: RunId) -> None:
         """Start a replica because a task needs it."""

@@ -42,10 +42,19 @@ class Room:
         self._pools = pools
         self._host = host
 
-    def replicas(self, declaration: AgentDeclaration) -> tuple[int, str]:
-        """How many replicas of an agent fit, those that it has included; and what limits them, for a person."""
+    @property
+    def cores(self) -> float:
+        """Of the host."""
+        return self._capacity.get("cpu", 1.0)
+
+    @property
+    def _capacity(self) -> Mapping[str, float]:
         if self._host is None:
             self._host = host_resources()
+        return self._host
+
+    def replicas(self, declaration: AgentDeclaration) -> tuple[int, str]:
+        """How many replicas of an agent fit, those that it has included; and what limits them, for a person."""
         pools = list(self._pools())
         most, why = _UNLIMITED, ""
         for resource in ("memory", "cpu"):
@@ -57,8 +66,7 @@ class Room:
     def _fit(
         self, resource: str, declaration: AgentDeclaration, pools: list[tuple[AgentDeclaration, Sequence[Supervisor]]]
     ) -> tuple[int, str]:
-        assert self._host is not None
-        total = self._host.get(resource, 0.0)
+        total = self._capacity.get(resource, 0.0)
         if total <= 0:
             return _UNLIMITED, ""
         own = next((replicas for other, replicas in pools if other.name == declaration.name), ())

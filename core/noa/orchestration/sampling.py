@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 
@@ -12,6 +14,9 @@ from noa.orchestration.supervisor import Supervisor
 __all__ = ["Sampler", "memory_above"]
 
 _INTERVAL_S = 2.0
+
+_CHILDREN_ARE_LISTED = Path("/proc/thread-self/children").exists()
+"""Linux has the children of a process at hand; elsewhere every process of the machine is read, which costs far more."""
 
 
 class Sampler:
@@ -77,9 +82,37 @@ def _tree(pid: int) -> list[psutil.Process]:
     """A process and its children; empty where it ended."""
     try:
         process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
+        if not _CHILDREN_ARE_LISTED:
+            return [process, *process.children(recursive=True)]
     except psutil.Error:
         return []
+    found = [process]
+    for child in _below(pid):
+        with contextlib.suppress(psutil.Error):  # it ended meanwhile
+            found.append(psutil.Process(child))
+    return found
+
+
+def _below(pid: int) -> list[int]:
+    """Children and theirs, as Linux lists them by thread."""
+    found: list[int] = []
+    left = [pid]
+    while left:
+        for children in _listed(Path("/proc", str(left.pop()), "task")):
+            found += children
+            left += children
+    return found
+
+
+def _listed(threads: Path) -> Iterator[list[int]]:
+    """Children of each thread of a process."""
+    try:
+        found = list(threads.iterdir())
+    except OSError:
+        return  # it ended meanwhile
+    for thread in found:
+        with contextlib.suppress(OSError):  # the thread ended meanwhile
+            yield [int(child) for child in (thread / "children").read_bytes().split()]
 
 
 def _sample(pids: list[int]) -> dict[int, tuple[float, int]]:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -96,10 +97,25 @@ class Fleet:
         engine.wait()
 
     def stop(self, engine: subprocess.Popen[str]) -> None:
-        """Stop it; it does nothing until it is woken."""
-        self.outages.append(Outage(engine.pid, time.monotonic_ns()))
-        engine.send_signal(signal.SIGSTOP)
-        wait_for(lambda: psutil.Process(engine.pid).status() == psutil.STATUS_STOPPED, "the engine to stop")
+        """Stop it; it does nothing until it is woken. Not amid a write: SQLite's lock would stop all the others too."""
+        while True:
+            self.outages.append(Outage(engine.pid, time.monotonic_ns()))
+            engine.send_signal(signal.SIGSTOP)
+            wait_for(lambda: psutil.Process(engine.pid).status() == psutil.STATUS_STOPPED, "the engine to stop")
+            if self._writable():
+                return
+            self.wake(engine)
+
+    def _writable(self) -> bool:
+        base = sqlite3.connect(self.store.database, isolation_level=None, timeout=2)
+        try:
+            base.execute("BEGIN IMMEDIATE")
+            base.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            return False
+        finally:
+            base.close()
+        return True
 
     def wake(self, engine: subprocess.Popen[str]) -> None:
         """Let it go on."""

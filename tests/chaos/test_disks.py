@@ -15,7 +15,9 @@ import pytest
 from tests.e2e.conftest import Noa
 
 from noa.runtime import Runtime
+from noa.storage.connection import BUSY_TIMEOUT_S
 
+from .conftest import LONG
 from .fleet import wait_for
 from .ledger import Ledger, read
 from .lives import runtime_of
@@ -221,22 +223,27 @@ def test_a_read_only_disk_is_named_and_a_run_goes_on_once_it_can_be_written(
     check_rolled_back(noa, before, saga[-2:])
 
 
-def test_a_run_waits_for_a_store_that_another_program_keeps_locked(
-    tmp_path: Path, saga: tuple[Any, ...], tried: Counter[str]
+@pytest.mark.parametrize("locked_s", [2, 14] if LONG else [2])
+def test_a_run_waits_for_a_store_that_another_program_keeps_locked_and_can_be_resumed_where_that_takes_too_long(
+    locked_s: float, tmp_path: Path, saga: tuple[Any, ...], tried: Counter[str]
 ) -> None:
     noa = Noa(tmp_path / "home")
     process = noa.start("run", *saga)
     wait_for(lambda: len(undone(noa)) >= 5, "the rollback")
     other = sqlite3.connect(noa.home / "noa.db", isolation_level=None, timeout=30)
     other.execute("BEGIN EXCLUSIVE")
-    count = len(undone(noa))
-    time.sleep(2)  # how long it is locked is what is tested
-    assert len(undone(noa)) == count
+    before = undone(noa)
+    time.sleep(locked_s)  # how long it is locked is what is tested
+    assert undone(noa) == before
     other.execute("COMMIT")
     other.close()
     out, err = process.communicate(timeout=90)
+    tried["stores locked by another program"] += 1
     assert process.returncode == 1
     assert "Traceback" not in out + err
-    assert noa.events("run_finished")[-1]["status"] == "rolled_back"
-    assert len(undone(noa)) == STEPS
-    tried["stores locked by another program"] += 1
+    if locked_s > BUSY_TIMEOUT_S:
+        assert "kept the store locked" in out + err
+        check_rolled_back(noa, before, saga[-2:])
+    else:
+        assert noa.events("run_finished")[-1]["status"] == "rolled_back"
+        assert len(undone(noa)) == STEPS

@@ -49,33 +49,41 @@ def test_engines_and_agents_that_are_killed_and_stopped_under_load_lose_nothing(
     seed: int, tmp_path: Path, tried: Counter[str]
 ) -> None:
     chance = random.Random(seed)
-    with Fleet(Store(tmp_path), LOAD, runs=6 if LONG else 3, keys=KEYS) as fleet:
-        engines: list[subprocess.Popen[str]] = [fleet.start(), fleet.start()]
+    with Fleet(Store(tmp_path), LOAD, runs=12 if LONG else 4, keys=KEYS) as fleet:
+        engines = [fleet.start(), fleet.start()]
         stopped: list[subprocess.Popen[str]] = []
-        for _ in range(12 if LONG else 4):
-            seen = len(fleet.effects())
-            more = chance.randint(1, 8)
-            if not _moved(fleet, seen + more):
+        for what in _plan(chance):
+            if not _moved(fleet, len(fleet.effects()) + chance.randint(1, 8)):
                 break  # everything is over
-            what = chance.choice(["kill engine", "stop engine", "kill agent", "kill engine"])
             awake = [engine for engine in engines if engine not in stopped and engine.poll() is None]
+            if not awake:
+                break
             if what == "kill agent":
                 tried["agents killed under load"] += fleet.kill_an_agent(chance)
-            elif awake and what == "kill engine":
+            elif what == "kill engine":
                 engine = chance.choice(awake)
                 fleet.kill(engine)
                 engines[engines.index(engine)] = fleet.start()
                 tried["engines killed under load"] += 1
-            elif awake and not stopped:
+            elif stopped:
+                fleet.wake(stopped.pop())
+            else:
                 stopped.append(chance.choice(awake))
                 fleet.stop(stopped[0])
                 tried["engines stopped under load"] += 1
-            elif stopped:
-                fleet.wake(stopped.pop())
-        for engine in stopped:
-            fleet.wake(engine)
+        if stopped:
+            wait_for(fleet.over, "the engine that is awake to finish everything")
+            fleet.wake(stopped[0])
         fleet.finish()
         check(fleet)
+
+
+def _plan(chance: random.Random) -> list[str]:
+    """What is done, one after the other: everything at least once."""
+    plan: list[str] = []
+    for _ in range(3 if LONG else 1):
+        plan += chance.sample(["kill engine", "stop or wake engine", "kill agent", "kill engine"], 4)
+    return plan
 
 
 def _moved(fleet: Fleet, effects: int) -> bool:

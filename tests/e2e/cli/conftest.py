@@ -47,7 +47,7 @@ class Noa:
             input=given,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         assert "Traceback" not in done.stderr, done.stderr
@@ -64,7 +64,7 @@ class Noa:
 
     def end(self, process: subprocess.Popen[str]) -> Done:
         """Wait for a command that was begun."""
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
         assert "Traceback" not in err, err
         return Done(process.returncode, out, err)
 
@@ -97,7 +97,7 @@ class Noa:
         return {**left, "PYTHONWARNINGS": "default", **more}
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 90) -> Any:
     """Ask until the answer is true; give it."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

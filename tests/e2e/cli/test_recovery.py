@@ -17,6 +17,8 @@ from .conftest import PLUGIN, Done, Noa
 
 Define = Callable[..., Path]
 
+pytestmark = pytest.mark.timeout(400)  # each starts several programs, which takes seconds on a busy machine
+
 
 def task(action: str, noa: Noa, **keys: Any) -> dict[str, Any]:
     return {"action": action, "inputs": {"folder": str(noa.folder)}, **keys}

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from noa.errors import AgentLostError, AgentStartError, ArtifactError, InternalError, NoaError, UsageError
+from noa.errors import AgentLostError, AgentStartError, InternalError, NoaError, UsageError
 from noa.model.execution import Assignment, Outcome, Stage, Waiting
 from noa.model.failure import Failure
 from noa.model.ids import ExecutionId, RunId
@@ -25,6 +25,7 @@ from noa.orchestration.sampling import Sampler
 from noa.orchestration.status import AgentEvent, AgentStatus
 from noa.orchestration.steering import Steering
 from noa.orchestration.supervisor import Supervisor
+from noa.orchestration.verdicts import at_deadline, execution_timeout, failure_of, queue_timeout
 from noa.plugin import AgentConnection, AgentDeclaration, AgentHealth, ArtifactStore, Observe, Registry
 
 __all__ = ["AgentFactory"]
@@ -117,7 +118,7 @@ class AgentFactory:
                 raise
             return attempt.verdict
         except NoaError as error:
-            outcome = _failure(error, assignment.agent)
+            outcome = failure_of(error, assignment.agent)
         except Exception as error:  # foreign code: an agent kind of a plugin
             # The failure tells it to the person whose task it is; the traceback is for the plugin's author.
             log.warning("agent '%s': the connection failed: %r", assignment.agent, error)
@@ -209,7 +210,7 @@ class AgentFactory:
         """The failure of an attempt whose agent went away: of the agent, or of a task that ends whichever runs it."""
         assignment, connection = attempt.assignment, attempt.connection
         together = replica.fell_with(connection) if connection is not None else 0
-        failure = _failure(error, assignment.agent)
+        failure = failure_of(error, assignment.agent)
         if not together or attempt.verdict is not None or pool.declaration.addresses:
             if not together:
                 pool.worked(replica, assignment.idempotency_key, error.code)
@@ -245,7 +246,7 @@ class AgentFactory:
         finally:
             timer.cancel()
         if isinstance(outcome, Failure) and outcome.code == "DEADLINE_EXCEEDED":
-            return _at_deadline(assignment, outcome, time.monotonic() - attempt.since)
+            return at_deadline(assignment, outcome, time.monotonic() - attempt.since)
         return outcome
 
     async def _slot(self, attempt: Attempt, pool: Pool) -> Supervisor:
@@ -271,7 +272,7 @@ class AgentFactory:
         """Whether an attempt that was not taken has queued for too long; that is then its verdict."""
         over = attempt.queue_until is not None and asyncio.get_running_loop().time() >= attempt.queue_until
         if over:
-            attempt.verdict = _queue_timeout(attempt)
+            attempt.verdict = queue_timeout(attempt)
         return over
 
     # --- ends --------------------------------------------------------------------------------------------------
@@ -316,10 +317,10 @@ class AgentFactory:
     def _queue_expired(self, attempt: Attempt) -> None:
         if attempt.connection is not None:
             return  # it works; if the agent refuses it, `_rest` looks again
-        self._stop(attempt, _queue_timeout(attempt), 0.0, "")
+        self._stop(attempt, queue_timeout(attempt), 0.0, "")
 
     def _work_expired(self, attempt: Attempt) -> None:
-        self._stop(attempt, _execution_timeout(attempt.assignment), _STOP_GRACE_S, "its time is over")
+        self._stop(attempt, execution_timeout(attempt.assignment), _STOP_GRACE_S, "its time is over")
 
     async def release(self, run: RunId, agents: Collection[str], *, grace_s: float = _STOP_GRACE_S) -> None:
         """Tell every started replica of these agents to let go of everything that it holds for a run, then end the
@@ -480,49 +481,3 @@ class UnknownAgentError(UsageError):
     """An assignment names an agent that is not declared. Nothing was executed."""
 
     code = "UNKNOWN_AGENT"
-
-
-def _failure(error: NoaError, agent: str) -> Failure:
-    retryable = isinstance(error, AgentLostError | QueueFullError | ArtifactError) or (
-        isinstance(error, AgentStartError) and error.code == "AGENT_START_FAILED" and "permanent" not in error.parts
-    )
-    return Failure(error.code, error.message, retryable=retryable, details={"agent": agent, **error.parts})
-
-
-def _queue_timeout(attempt: Attempt) -> Failure:
-    assignment = attempt.assignment
-    limit_ms = assignment.timeouts.queue_ms or 0
-    return Failure(
-        "QUEUE_TIMEOUT",
-        f"{assignment.task} did not begin within {limit_ms / 1000:g} s: it {attempt.describe()}",
-        retryable=True,
-        details={"agent": assignment.agent, "limit_ms": limit_ms},
-    )
-
-
-def _at_deadline(assignment: Assignment, outcome: Failure, after_s: float) -> Failure:
-    """What an agent means that ended the work at its deadline, which it was told in the time of day."""
-    limit_s = (assignment.timeouts.execution_ms or 0) / 1000
-    if after_s >= limit_s / 2:
-        return _execution_timeout(assignment)
-    message = (
-        f"{outcome.message}. It said so after {after_s:.1f} s of {limit_s:g} s: the clock of its machine and that of "
-        "this one disagree, or it gave itself less time"
-    )
-    return Failure(
-        outcome.code,
-        message,
-        retryable=outcome.retryable,
-        details={**outcome.details, "limit_ms": assignment.timeouts.execution_ms, "after_ms": int(after_s * 1000)},
-        source=outcome.source,
-    )
-
-
-def _execution_timeout(assignment: Assignment) -> Failure:
-    limit_s = (assignment.timeouts.execution_ms or 0) / 1000
-    return Failure(
-        "EXECUTION_TIMEOUT",
-        f"{assignment.task}: agent '{assignment.agent}', action '{assignment.action}' did not end within {limit_s:g} s",
-        retryable=True,
-        details={"agent": assignment.agent, "limit_ms": assignment.timeouts.execution_ms},
-    )

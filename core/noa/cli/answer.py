@@ -57,10 +57,14 @@ def command(
 
     Exit codes: 0 the answer was taken or recorded, 1 it was refused, 2 the call is wrong or nothing is asked.
     """
+    from noa.cli.actor import actor_of
     from noa.cli.session import open_store, run_async
 
+    settings = settings_of(home, plugins)
+    actor = actor_of(settings)
+
     async def answer() -> dict[str, Any]:
-        async with open_store(settings_of(home, plugins)) as store:
+        async with open_store(settings) as store:
             histories = await _histories(store, run)
             questions = [question for history in histories for question in _asked(history)]
             if not said:
@@ -72,7 +76,7 @@ def command(
                 _check_outputs(store.registry, next(h for h in histories if h.record.run_id == question.run_id), body)
             elif outputs is not None:
                 _refuse(f"--outputs goes with the choice override, not with '{choice}'")
-            return await _put(store, histories, question, body, reason)
+            return await _put(store, histories, question, body, reason, actor)
 
     told = run_async(answer)
     if as_json:
@@ -217,7 +221,7 @@ def _check_outputs(registry: Registry, history: History, body: dict[str, Any]) -
 
 
 async def _put(
-    store: Store, histories: list[History], question: Question, body: dict[str, Any], reason: str
+    store: Store, histories: list[History], question: Question, body: dict[str, Any], reason: str, actor: str
 ) -> dict[str, Any]:
     from noa.cli.session import is_driven
     from noa.cli.signals import put_signal, wait_judged
@@ -225,7 +229,7 @@ async def _put(
 
     root = histories[0].record
     record = next(h.record for h in histories if h.record.run_id == question.run_id)
-    signal = await put_signal(store.journal, question.run_id, "answer", reason=reason, body=body)
+    signal = await put_signal(store.journal, question.run_id, "answer", reason=reason, actor=actor, body=body)
     told: dict[str, Any] = {"run_id": question.run_id, "task": question.task, "choice": body["choice"]}
     if not is_driven(record):
         line = f"recorded: '{body['choice']}' for {question.task}; `noa resume {root.run_id}` goes on with it"

@@ -58,10 +58,13 @@ def command(
 
     RUN is the id of a run, any beginning of it that is unique, or `latest`. Exit codes as of `noa run`.
     """
+    from noa.cli.actor import actor_of
     from noa.cli.drive import Shown, drive
     from noa.cli.follow import read_past
     from noa.cli.inputs import read_inputs
-    from noa.runtime import current_actor
+
+    settings = settings_of(home, plugins)
+    actor = actor_of(settings)
 
     async def begin(runtime: Runtime, watch: Watch) -> Running | Followed:
         past = await read_past(runtime, run)
@@ -71,7 +74,7 @@ def command(
             past.run_id,
             at=seq,
             inputs=read_inputs(inputs, None, schemas),
-            actor=current_actor(),
+            actor=actor,
             output_uri=runtime.output_uri,
             plan=past.plan,
         )
@@ -80,7 +83,7 @@ def command(
         return running
 
     shown = Shown(as_json=as_json, quiet=quiet, verbose=verbose, wait=not no_wait)
-    ctx.exit(drive(settings_of(home, plugins), begin, shown))
+    ctx.exit(drive(settings, begin, shown))
 
 
 def _event(past: Past, at: str) -> int:

@@ -55,17 +55,18 @@ def command(
 
     RUN is the id of a run, any beginning of it that is unique, or `latest`. Exit codes as of `noa run`.
     """
+    from noa.cli.actor import actor_of
     from noa.cli.drive import Shown, drive
     from noa.cli.follow import check_over, read_past
-    from noa.runtime import current_actor
+
+    settings = settings_of(home, plugins)
+    actor = actor_of(settings)
 
     async def begin(runtime: Runtime, watch: Watch) -> Running | Followed:
         past = await read_past(runtime, run)
         await check_over(runtime, past, instead=f"wait for its end, or end it with `noa cancel {past.run_id}`")
         past.show(watch)
-        return await runtime.engine.reopen(
-            past.run_id, from_task=from_task, actor=current_actor(), reason=reason, plan=past.plan
-        )
+        return await runtime.engine.reopen(past.run_id, from_task=from_task, actor=actor, reason=reason, plan=past.plan)
 
     shown = Shown(as_json=as_json, quiet=quiet, verbose=verbose, wait=not no_wait)
-    ctx.exit(drive(settings_of(home, plugins), begin, shown))
+    ctx.exit(drive(settings, begin, shown))

@@ -54,17 +54,18 @@ def command(
     Exit codes: 0 it is undone, 1 something is left, 2 there is no such run or it cannot be undone, 3 interrupted,
     4 waiting for a person.
     """
+    from noa.cli.actor import actor_of
     from noa.cli.drive import Shown, drive
     from noa.cli.follow import check_over, read_past
-    from noa.runtime import current_actor
+
+    settings = settings_of(home, plugins)
+    actor = actor_of(settings)
 
     async def begin(runtime: Runtime, watch: Watch) -> Running | Followed:
         past = await read_past(runtime, run)
         await check_over(runtime, past, instead=f"or end it first with `noa cancel {past.run_id}`")
         past.show(watch)
-        return await runtime.engine.reopen(
-            past.run_id, rollback=True, actor=current_actor(), reason=reason, plan=past.plan
-        )
+        return await runtime.engine.reopen(past.run_id, rollback=True, actor=actor, reason=reason, plan=past.plan)
 
     shown = Shown(as_json=as_json, quiet=quiet, verbose=verbose, wait=not no_wait, undoes=True)
-    ctx.exit(drive(settings_of(home, plugins), begin, shown))
+    ctx.exit(drive(settings, begin, shown))

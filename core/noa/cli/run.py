@@ -24,6 +24,7 @@ __all__ = ["command"]
 @click.option("--inputs", "inputs_file", metavar="FILE.json", help="A JSON object with inputs; - reads stdin.")
 @click.option("--run-id", metavar="ID", help="Name of the run. Default: made from the time.")
 @click.option("--run-key", metavar="KEY", help="Begin it once: the same key again gives the same run.")
+@click.option("--mode", default="", metavar="MODE", help="auto, supervised or debug. Default: the definition's.")
 @click.option("--no-wait", is_flag=True, help="Leave a run that waits for nothing but people, with exit code 4.")
 @click.option(
     "--adopt", is_flag=True, help="Meanwhile take over runs whose process is gone, and see them to their end."
@@ -42,6 +43,7 @@ def command(
     run_id: str | None,
     run_key: str | None,
     *,
+    mode: str,
     no_wait: bool,
     adopt: bool,
     quiet: bool,
@@ -60,6 +62,7 @@ def command(
       noa run hello.yaml --plugin my_agents.py
       noa run bill.yaml --run-key invoices-2026-11 -i month=2026-11
       noa run release.yaml --no-wait
+      noa run release.yaml --mode supervised
 
     The VALUE of --input is read as the type that the definition declares for that input. Where it declares none, VALUE
     is JSON if it reads as JSON (100, true, null, [1, 2], {"a": 1}), otherwise text.
@@ -69,6 +72,9 @@ def command(
 
     Ctrl-C cancels the run; a second Ctrl-C stops at once, and `noa resume RUN` then finishes the cancellation. Should
     the process die, nothing that was done is lost: `noa resume RUN` goes on.
+
+    The mode says who is waited for. In `supervised` approvals and questions wait for a person, in `auto` nobody is
+    waited for, in `debug` the run stops where a debugger wants it to. `noa mode RUN MODE` changes it on the way.
 
     A run that asks a person says what, and which command answers; it stays until somebody does. With --no-wait it is
     left as soon as nothing but people moves it on, and `noa resume RUN` goes on once they have answered.
@@ -82,18 +88,21 @@ def command(
     Exit codes: 0 succeeded, 1 failed or rolled back, 2 the definition or the call is wrong, 3 cancelled, 4 waiting for
     a person.
     """
+    from noa.cli.actor import actor_of
     from noa.cli.drive import Shown, drive
     from noa.cli.inputs import read_inputs
     from noa.errors import Problem, RunKeyError, UsageError
     from noa.model.ids import RunId
     from noa.monitoring.progress import ProgressModel
-    from noa.runtime import current_actor
 
     if run_id is not None and not _is_name(run_id):
         raise UsageError(f"--run-id '{run_id}': expected 1 to 100 letters, digits, '-' and '_', and not 'latest'")
 
     if run_key is not None and not run_key.strip():
         raise UsageError("--run-key is empty: name what the run is for, such as invoices-2026-11")
+
+    settings = settings_of(home, plugins)
+    actor = actor_of(settings)
 
     async def begin(runtime: Runtime, watch: Watch) -> Running | Followed:
         from noa.cli.watch import KEPT_TASKS
@@ -110,15 +119,16 @@ def command(
                 plan,
                 given,
                 run_id=RunId(run_id) if run_id else None,
-                actor=current_actor(),
+                actor=actor,
                 output_uri=runtime.output_uri,
                 key=run_key or "",
+                mode=mode,
             )
         except RunKeyError as error:
             return await _again(runtime, watch, error, wait=not no_wait)
 
     shown = Shown(as_json=as_json, quiet=quiet, verbose=verbose, wait=not no_wait, adopt=adopt)
-    ctx.exit(drive(settings_of(home, plugins), begin, shown))
+    ctx.exit(drive(settings, begin, shown))
 
 
 async def _again(runtime: Runtime, watch: Watch, error: RunKeyError, *, wait: bool) -> Followed:

@@ -20,14 +20,18 @@ _POLL_S = 0.05
 
 
 async def put_signal(
-    journal: Journal, run: RunId, kind: str, *, reason: str, body: Mapping[str, Any] | None = None
+    journal: Journal, run: RunId, kind: str, *, reason: str, actor: str = "", body: Mapping[str, Any] | None = None
 ) -> str:
-    """Record a signal; its id. It counts also where no engine drives the run: then when one goes on with it."""
+    """Record a signal; its id. It counts also where no engine drives the run: then when one goes on with it.
+
+    Args:
+        actor: Who wants it, as `actor_of` says; empty is the user of the operating system.
+    """
     signal = SignalRecord(
         signal_id=uuid.uuid4().hex,
         run_id=run,
         kind=kind,
-        actor=current_actor(),
+        actor=actor or current_actor(),
         reason=reason,
         body=dict(body or {}),
         created_at_ms=now_ms(),

@@ -159,7 +159,8 @@ def test_step_whose_answer_is_lost_for_good_is_undone_as_well(noa: Noa, shop: Sh
     before = shop.books()
     noa.env["NOA_ORDER_SERVICES_CRASH"] = step
     done = order(noa, lines=ONE_LINE)
-    assert (done["status"], done["failure"]["code"]) == ("rolled_back", "AGENT_LOST")
+    assert done["status"] == "rolled_back"
+    assert done["failure"]["code"] in ("AGENT_LOST", "POISON_TASK"), "a task that ends its agents is told so"
     lost = [event["attempt"] for event in noa.events("attempt_failed") if event["task"] == task]
     assert lost == [1, 2, 3]
     assert shop.books() == before

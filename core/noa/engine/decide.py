@@ -316,6 +316,8 @@ class Decider:
             if not reads.constant:
                 seen = {"failure": _seen(failure)}
                 scope = scope_for(state, reads, block=task.block, bindings=seen)
+                if task.undoes is not None:
+                    _see_effects(scope, task, task.undoes)
                 changed[name] = self._evaluator.evaluate(value, scope)
         return msgspec.structs.replace(decision, **changed) if changed else decision
 

@@ -10,6 +10,8 @@ import pytest
 
 from noa.engine.engine import Running
 from noa.engine.ports import SystemClock, Timer
+from noa.model.events import Event, RecoveryChosen
+from noa.model.ids import RunId
 from noa.runtime import Runtime
 from noa.storage import SqliteJournal
 
@@ -28,19 +30,17 @@ class JumpingClock(SystemClock):
 
     def __init__(self) -> None:
         self.ahead_ms = 0
-        self.jumps_before_timer_ms = 0
 
     def now_ms(self) -> int:
         return super().now_ms() + self.ahead_ms
 
     def call_at(self, due_ms: int, call: Callable[[], None]) -> Timer:
-        self.ahead_ms, self.jumps_before_timer_ms = self.ahead_ms + self.jumps_before_timer_ms, 0
         return asyncio.get_running_loop().call_later(max(0.0, (due_ms - self.now_ms()) / 1000), call)
 
 
-async def opened(folder: Path, ledger: Ledger, clock: JumpingClock) -> Runtime:
+async def opened(folder: Path, ledger: Ledger, clock: JumpingClock, **options: Any) -> Runtime:
     """A runtime whose engine and whose leases go by a clock."""
-    runtime = runtime_of(folder, ledger)
+    runtime = runtime_of(folder, ledger, **options)
     await runtime.open()
     runtime.engine._clock = clock
     journal = runtime.journal
@@ -156,8 +156,12 @@ async def test_a_clock_that_is_put_back_just_before_a_timer_is_set_does_not_put_
 ) -> None:
     definition, status = _waiting("retry")
     clock, ledger = JumpingClock(), Ledger(tmp_path / "ledger")
-    runtime = await opened(tmp_path, ledger, clock)
-    clock.jumps_before_timer_ms = -3 * HOUR_MS
+
+    def jump(_run: RunId, _seq: int, event: Event) -> None:
+        if isinstance(event, RecoveryChosen):  # on disk, and what follows from it is about to be done
+            clock.ahead_ms -= 3 * HOUR_MS
+
+    runtime = await opened(tmp_path, ledger, clock, on_event=jump)
     try:
         async with asyncio.timeout(1.5):
             state = await (await runtime.start(definition, run_id="r1")).wait()

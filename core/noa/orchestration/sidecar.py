@@ -30,6 +30,9 @@ _EXIT_USAGE = 64
 _POLL_FIRST_S = 0.01
 _POLL_S = 0.05
 _MEMORY_INTERVAL_S = 0.5
+_EXIT_WAIT_S = 1.0
+"""How long the end of a process that answers no more may stay unseen."""
+
 _DEAF_WAIT_S = 2.0
 """After an execution was taken from an agent that had not ended it: how long until the agent is asked again."""
 
@@ -227,11 +230,14 @@ class SidecarConnection(GrpcConnection):
             return False
         # A stream breaks a moment before the end of its process is seen.
         await asyncio.wait([process.exited], timeout=0.05)
+        if not process.exited.done():
+            if await super()._alive():
+                return True
+            await asyncio.wait([process.exited], timeout=_EXIT_WAIT_S)
         if process.exited.done():
             await process.drained()
             self._lose(f"its process {process.describe_exit()}. {process.output.describe()}")
-            return False
-        return await super()._alive()
+        return False
 
 
 def _mebibytes(size: float) -> str:

@@ -17,6 +17,7 @@ from noa.engine.commands import SetTimer
 from noa.orchestration.resources import ResourceLedger
 from noa.testing.simulation import Failed, Schedules, Script, SimulationError
 from noa.testing.simulation.__main__ import main
+from noa.testing.simulation.graphs import iter_tasks
 from noa.testing.simulation.world import FAULTS
 
 PARTS = 8
@@ -159,3 +160,43 @@ def test_a_fault_planted_in_the_engine_is_found(
 ) -> None:
     plant(monkeypatch)
     assert _first_failure(400) is not None
+
+
+# --- a failing schedule is made smaller, and is the same each time it is played
+
+
+def test_a_failing_schedule_is_made_smaller_and_says_how_to_play_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    _dependencies_are_ignored(monkeypatch)
+    with pytest.raises(SimulationError) as caught:
+        Schedules().play_all(range(40, 400))
+    failed = caught.value.failed
+    stages = failed.script.definition()["workflow"]["stages"]
+    assert sum(len(tasks) for stage in stages for tasks in iter_tasks(stage)) <= 6
+    again = Schedules().play(failed.script, tell=True)
+    assert again is not None
+    assert (again.why, again.story) == (failed.why, failed.story)
+    assert f"replay: python -m noa.testing.simulation --seed {failed.script.seed}" in str(caught.value)
+
+
+def test_a_schedule_is_the_same_in_every_process() -> None:
+    told = [
+        subprocess.run(
+            [sys.executable, "-m", "noa.testing.simulation", "--seed", "1000", "--count", "60", "--digest"],
+            env={**os.environ, "PYTHONHASHSEED": str(number)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for number in (1, 2)
+    ]
+    assert told[0] == told[1]
+    assert len(told[0].splitlines()) == 60
+
+
+def test_one_schedule_is_told_in_full(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["simulation", "--seed", "7", "--without", "hedge,cache", "--faults", "2"])
+    main()
+    told = capsys.readouterr().out
+    assert "nothing failed" in told
+    assert "--seed 7 --without 'cache,hedge' --faults 2" in told
+    assert "run_created" in told and "run_finished" in told

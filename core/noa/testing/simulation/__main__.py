@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import time
 from collections import Counter
@@ -32,10 +33,16 @@ def main() -> None:
     parser.add_argument("--drop", type=_names, default=frozenset(), help="stages (s1) and tasks (s1/t2) left out")
     parser.add_argument("--no-fault", type=_names, default=frozenset(), help="kinds of faults that do not happen")
     parser.add_argument("--faults", type=int, default=12, help="how many faults at most")
+    parser.add_argument("--digest", action="store_true", help="print a hash of each schedule's story")
     parser.add_argument("--shrink", action="store_true", help="make a failing schedule smaller")
     options = parser.parse_args()
     schedules = Schedules()
     started = time.perf_counter()
+    if options.digest:
+        for seed in range(options.seed, options.seed + options.count):
+            told = schedules.play(Script(seed), tell=True)
+            print(seed, hashlib.sha256(str(told).encode()).hexdigest())
+        return
     if options.count > 1:
         try:
             schedules.play_all(range(options.seed, options.seed + options.count))
@@ -43,9 +50,7 @@ def main() -> None:
             sys.exit(str(error))
         print(_told(schedules.counts, time.perf_counter() - started))
         return
-    script = Script(
-        options.seed, options.order, options.without, options.drop, getattr(options, "no_fault"), options.faults
-    )
+    script = Script(options.seed, options.order, options.without, options.drop, options.no_fault, options.faults)
     failed = schedules.play(script, tell=True)
     assert failed is not None
     if options.shrink and failed.why != "nothing failed":

@@ -33,7 +33,7 @@ from noa.model.events import (
     TimerFired,
 )
 from noa.model.failure import Failure
-from noa.model.ids import TaskPath, compensation_path, task_path
+from noa.model.ids import TaskPath, task_path
 from noa.model.plan import Plan, TaskPlan
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class Monitor:
             owed = self._successes[path] - self._undone[path] if plan.compensate is not None else 0
             if path in self._unknown and _after_attempt(plan):
                 owed = max(owed, 1)
-            if owed:
+            if owed > 0:
                 self._to_undo[path] = owed
                 self._after[path] = set()
         for path in self._to_undo:
@@ -222,7 +222,9 @@ class Monitor:
     def _compensates(self, path: TaskPath) -> None:
         undone = _undone_by(path)
         assert self._to_undo is not None, f"'{path}' runs without a rollback"
-        assert undone in self._to_undo or _after_attempt(self._begun[undone]), f"'{undone}' is undone, which did nothing"
+        assert undone in self._to_undo or _after_attempt(self._begun[undone]), (
+            f"'{undone}' is undone, which did nothing"
+        )
         first = [other for other in self._after.get(undone, ()) if other in self._to_undo]
         assert not first, f"'{undone}' is undone before {sorted(first)}, which depend on it"
 
@@ -231,7 +233,9 @@ class Monitor:
         self._undone[undone] += 1
         self._unknown.discard(undone)
         most = self._attempts[undone] if _after_attempt(self._begun[undone]) else self._successes[undone]
-        assert self._undone[undone] <= most, f"'{undone}' is undone {self._undone[undone]} times, it was done {most} times"
+        assert self._undone[undone] <= most, (
+            f"'{undone}' is undone {self._undone[undone]} times, it was done {most} times"
+        )
         if self._to_undo is not None and undone in self._to_undo:
             self._to_undo[undone] -= 1
             if not self._to_undo[undone]:
@@ -263,6 +267,12 @@ class Monitor:
         again = _redone(state, asked.from_task)
         self.done -= again
         self.asked.clear()
+
+    def forked(self) -> None:
+        """What follows is a run of its own: what was done before is not its to undo, but for what goes on."""
+        self._successes.clear()
+        self._undone.clear()
+        self._unknown = {path for path, attempts in self.live.items() if attempts}
 
     # --- states
 

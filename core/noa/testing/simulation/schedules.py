@@ -6,6 +6,7 @@ A schedule is a random workflow and all that happens to it. The same `Script` al
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -203,7 +204,7 @@ class Schedules:
             again = False
             for script in _smaller(found.script):
                 left -= 1
-                other = self._fails(script)
+                other = self._fails(script, _kind(failed.why))
                 if other is not None:
                     found, again = other, True
                     break
@@ -212,15 +213,20 @@ class Schedules:
         told = self.play(found.script, tell=True)
         return told if told is not None else found
 
-    def _fails(self, script: Script) -> Failed | None:
+    def _fails(self, script: Script, kind: str) -> Failed | None:
         for order in (script.order, *range(1, _OTHER_ORDERS)):
             try:
                 failed = self.play(replace(script, order=order))
             except NoaError:
                 return None  # what is left is no workflow
-            if failed is not None:
+            if failed is not None and _kind(failed.why) == kind:
                 return failed
         return None
+
+
+def _kind(why: str) -> str:
+    """What failed, without names and numbers."""
+    return re.sub(r"'[^']*'|\[[^]]*\]|\d+", "", why)[:60]
 
 
 def _smaller(script: Script) -> Iterator[Script]:

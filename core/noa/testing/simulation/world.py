@@ -129,7 +129,7 @@ class World:
         return self._go_on()
 
     def continue_from(self, journal: list[bytes]) -> World:
-        """Drive a run of which this is the past."""
+        """Drive a run that shares this past with another one."""
         self.journal = list(journal)
         state = RunState(self.plan)
         for number, body in enumerate(journal, 1):
@@ -139,6 +139,7 @@ class World:
             state.apply(event)
             self.monitor.recorded(number, event, state)
             self.now_ms = max(self.now_ms, event.at_ms)
+        self.monitor.forked()
         self._expect_people(state)
         self._plan_signals()
         self._life().take_over()
@@ -453,7 +454,7 @@ class World:
         past = [encode_event(first), *self.journal[1:at]]
         for body in past:
             state.apply(decode_event(body))
-        if state.finished:
+        if state.finished or state.undoing is not None:
             return None
         self._fault("forked")
         self.tell(f"forked at event {at}")

@@ -589,6 +589,25 @@ class Journal(ABC):
             not_before_ms: Older ones do not count, nor do those whose time to live is over.
         """
 
+    async def learned(self, workflow: str) -> tuple[bytes, int]:
+        """What was learned of a workflow, and its revision; nothing and 0 where nothing is kept.
+
+        A journal that does not override this and `learn` keeps nothing; runs then go on without.
+        """
+        return b"", 0
+
+    async def learn(self, workflow: str, body: bytes, *, revision: int) -> bool:
+        """Keep a body in the place of the one of this revision, which has the next revision then.
+
+        Args:
+            body: Empty forgets.
+            revision: As `learned` gave it.
+
+        Returns:
+            False where somebody else kept another one meanwhile; nothing was changed. Read again.
+        """
+        return True
+
     @abstractmethod
     async def delete(self, runs: Sequence[RunId]) -> int:
         """Remove runs that are over, with their events, signals and definitions that no other run needs; how many.

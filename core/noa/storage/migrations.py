@@ -100,7 +100,18 @@ _KEYS_AND_KEPT = (
     """,
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_INITIAL, _KEYS_AND_KEPT)
+# What earlier runs teach of a workflow; see noa.modes.learning for what is in a body.
+_LEARNED = (
+    """
+    CREATE TABLE learned (
+        workflow TEXT    PRIMARY KEY,
+        revision INTEGER NOT NULL,
+        body     BLOB    NOT NULL
+    )
+    """,
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_INITIAL, _KEYS_AND_KEPT, _LEARNED)
 VERSION = len(MIGRATIONS)
 
 

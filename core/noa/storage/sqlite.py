@@ -21,6 +21,7 @@ from noa.model.ids import RunId
 from noa.plugin.interfaces import Journal, Lease, Recollection, RunRecord, SignalRecord
 from noa.storage.connection import connect, file_path, journal_error
 from noa.storage.deletion import delete_run, delete_unused_definitions
+from noa.storage.learned import read_learned, write_learned
 from noa.storage.migrations import OVER, RUNS_WITH_LAST_EVENT, SEQ_BITS, SEQ_MASK, migrate
 from noa.storage.ownership import is_held
 from noa.storage.writer import Append, Work, Writer, chain_hash, insert_events
@@ -295,6 +296,14 @@ class SqliteJournal(Journal):
             "read kept outputs",
         )
         return None if row is None else Recollection(msgspec.json.decode(row[0]), RunId(row[1]), row[2])
+
+    async def learned(self, workflow: str) -> tuple[bytes, int]:
+        return await self._read(lambda connection: read_learned(connection, workflow), "read what was learned")
+
+    async def learn(self, workflow: str, body: bytes, *, revision: int) -> bool:
+        return await self._write(
+            lambda connection: write_learned(connection, workflow, body, revision), "keep what was learned"
+        )
 
     async def delete(self, runs: Sequence[RunId]) -> int:
         writer, deleted = self._open_writer(), 0

@@ -281,3 +281,44 @@ class RecoverySuite:
         assert found.outputs == {"x": 42}
         assert await second.delete([RunId("run-1")]) == 1
         await second.close()
+
+    async def test_what_was_learned_is_replaced_by_who_read_it_last(self, journal: Journal) -> None:
+        if type(journal).learn is Journal.learn:
+            pytest.skip("this journal keeps nothing that is learned")
+        assert await journal.learned("flow") == (b"", 0)
+        assert await journal.learn("flow", b'{"runs":1}', revision=0)
+        assert not await journal.learn("flow", b"other", revision=0)
+        body, revision = await journal.learned("flow")
+        assert body == b'{"runs":1}'
+        assert await journal.learn("flow", b"two", revision=revision)
+        assert not await journal.learn("flow", b"late", revision=revision)
+        assert (await journal.learned("flow"))[0] == b"two"
+        assert await journal.learned("another") == (b"", 0)
+
+    async def test_what_is_forgotten_does_not_come_back_from_who_read_it_before(self, journal: Journal) -> None:
+        if type(journal).learn is Journal.learn:
+            pytest.skip("this journal keeps nothing that is learned")
+        await journal.learn("flow", b"one", revision=0)
+        _, revision = await journal.learned("flow")
+        assert await journal.learn("flow", b"", revision=revision)
+        assert not await journal.learn("flow", b"two", revision=revision)
+        body, revision = await journal.learned("flow")
+        assert body == b""
+        assert await journal.learn("flow", b"anew", revision=revision)
+
+    async def test_what_was_learned_outlives_runs_and_is_seen_by_a_second_journal(
+        self, journal_factory: Callable[[], Journal]
+    ) -> None:
+        first = journal_factory()
+        await first.open()
+        if type(first).learn is Journal.learn:
+            await first.close()
+            pytest.skip("this journal keeps nothing that is learned")
+        await end(first, "run-1")
+        await first.learn("pipeline", b"known", revision=0)
+        await first.delete([RunId("run-1")])
+        await first.close()
+        second = journal_factory()
+        await second.open()
+        assert (await second.learned("pipeline"))[0] == b"known"
+        await second.close()

@@ -50,6 +50,7 @@ class MemoryJournal(Journal):
         self._texts: dict[str, str] = {}
         self._signals: dict[str, SignalRecord] = {}
         self._kept: dict[str, tuple[bytes, RunId, int, int]] = {}  # key -> outputs, run, made at, expires at (0: never)
+        self._learned: dict[str, tuple[bytes, int]] = {}
         self._signalled = False
         self._open = False
 
@@ -213,6 +214,17 @@ class MemoryJournal(Journal):
         if made_at_ms < not_before_ms or 0 < expires_at_ms <= self._now_ms():
             return None
         return Recollection(msgspec.json.decode(outputs), run, made_at_ms)
+
+    async def learned(self, workflow: str) -> tuple[bytes, int]:
+        self._check_open()
+        return self._learned.get(workflow, (b"", 0))
+
+    async def learn(self, workflow: str, body: bytes, *, revision: int) -> bool:
+        self._check_open()
+        if self._learned.get(workflow, (b"", 0))[1] != revision:
+            return False
+        self._learned[workflow] = (body, revision + 1)
+        return True
 
     async def delete(self, runs: Sequence[RunId]) -> int:
         self._check_open()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from noa.cli.asked import questions_in
 from noa.cli.interventions import Target, target_of
 from noa.cli.session import History
 from noa.errors import UsageError
 
 __all__ = ["subject_of"]
-
-_KINDS = ("approval", "policy")
 
 
 def subject_of(histories: list[History], subject: str | None) -> Target:
@@ -20,11 +19,10 @@ def subject_of(histories: list[History], subject: str | None) -> Target:
         UsageError: Nothing is named, and not exactly one thing waits.
     """
     waiting = [
-        Target(histories[0], history, name)
+        Target(histories[0], history, question.task)
         for history in histories
-        if history.state is not None
-        for name, _, hold in history.state.iter_holds()
-        if hold.kind in _KINDS
+        for question in questions_in(history)
+        if question.approves
     ]
     named = [target for target in waiting if target.subject == subject]
     if len(named) == 1:
@@ -36,8 +34,6 @@ def subject_of(histories: list[History], subject: str | None) -> Target:
     run = histories[0].record.run_id
     if waiting:
         raise UsageError(f"run {run}: more than one thing waits for an approval; name one of {_names(waiting)}")
-    if histories[0].state is None:
-        raise UsageError(f"run {run}: name the task or stage, as the definition cannot be read: {histories[0].problem}")
     raise UsageError(f"run {run}: nothing waits for an approval. What it waits for: noa why {run}")
 
 

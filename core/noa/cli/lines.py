@@ -187,9 +187,9 @@ class LineWatch(Watch):
 
     def asked(self, questions: list[Question]) -> None:
         """Say once of each question that it is asked, and how it is answered."""
-        known, self._asked = self._asked, questions
+        known, self._asked = {question.asks for question in self._asked}, questions
         for question in questions:
-            if question not in known:
+            if question.asks not in known:
                 first, *rest = question_lines(question, question.since_ms, "")
                 first = first.replace(f" since {duration(0)}", "", 1)
                 self.write(f"{clock_time(question.since_ms)} {first}", self._stream)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from noa.cli.text import duration, one_line
+from noa.cli.text import columns, duration, one_line, plural, short_json
 from noa.engine.commands import Execute, SetTimer
 from noa.engine.engine import Engine, Running
 from noa.engine.nodes import TaskNode
@@ -15,15 +15,18 @@ from noa.model.events import ANSWERS, Event, HoldKind, RunFinished
 from noa.model.failure import Failure
 from noa.model.ids import ExecutionId, RunId, TaskPath, execution_id
 
-__all__ = ["People", "Question", "answer_command", "question_lines", "questions_of"]
+__all__ = ["People", "Question", "answer_command", "other_answers", "question_lines", "questions_of"]
 
 
 _OWN_COMMANDS = frozenset({"approve", "reject"})
+_UNPAUSE = "unpause"
+_VALUE = 200
+_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked about one held task.
+    """What is asked about one held task or stage; without a task: that a paused run may go on.
 
     Attributes:
         text: As the definition puts it; may be empty.
@@ -31,7 +34,15 @@ class Question:
         since_ms: When it was asked, UTC epoch milliseconds.
         default: The answer that counts at `due_ms` where nobody gave one; empty where it waits for ever.
         failure: Of the attempt after which it was asked.
-        kind: What asks: a recovery strategy, an approval, the debugger.
+        kind: What asks: a recovery strategy, an approval, the debugger, somebody who paused the run.
+        agent: That would be asked next; empty for a stage or a sub-workflow.
+        action: What it would be asked for.
+        inputs: With which, changes by people included; None for a stage.
+        show: What the definition wants people to see.
+        approvers: Who may answer; empty is anybody.
+        barred: Who may not approve: who began the run, or changed the task.
+        quorum: How many have to approve.
+        approvals: Who did.
     """
 
     run_id: RunId
@@ -42,7 +53,25 @@ class Question:
     default: str = ""
     due_ms: int | None = None
     failure: Failure | None = None
-    kind: HoldKind = "ask"
+    kind: HoldKind | Literal["paused"] = "ask"
+    agent: str = ""
+    action: str = ""
+    inputs: Mapping[str, Any] | None = None
+    show: Mapping[str, Any] = field(default_factory=dict)
+    approvers: tuple[str, ...] = ()
+    barred: tuple[str, ...] = ()
+    quorum: int = 1
+    approvals: tuple[str, ...] = ()
+
+    @property
+    def asks(self) -> tuple[object, ...]:
+        """What makes it another question: not who approved so far, nor with which inputs it would go on."""
+        return (self.run_id, self.task, self.kind, self.text, self.since_ms, self.approvers)
+
+    @property
+    def approves(self) -> bool:
+        """Whether an approval is asked for."""
+        return self.kind in ("approval", "policy")
 
     def to_dict(self) -> dict[str, Any]:
         """For programs."""
@@ -50,7 +79,7 @@ class Question:
 
         return {
             "run_id": self.run_id,
-            "task": self.task,
+            "task": self.task or None,
             "kind": self.kind,
             "question": self.text,
             "choices": list(self.choices),
@@ -59,6 +88,14 @@ class Question:
             "due_ms": self.due_ms,
             "failure": msgspec.to_builtins(self.failure) if self.failure is not None else None,
             "answer_with": answer_command(self.run_id, self.task, self.choices),
+            "agent": self.agent or None,
+            "action": self.action or None,
+            "inputs": self.inputs,
+            "show": self.show,
+            "approvers": list(self.approvers),
+            "barred": list(self.barred),
+            "quorum": self.quorum,
+            "approvals": list(self.approvals),
         }
 
 
@@ -66,9 +103,20 @@ def answer_command(run: str, task: str, choices: tuple[str, ...]) -> str:
     """The command that gives the first of the choices, ready to be typed."""
     first = choices[0] if choices else "retry"
     if first in _OWN_COMMANDS:
-        return f"noa {first} {run} {_quoted(task)}"
+        reason = " --reason TEXT" if first == "reject" else ""
+        return f"noa {first} {run} {_quoted(task)}{reason}"
+    if first == _UNPAUSE:
+        return f"noa unpause {run}"
+    if first == "continue":
+        return f"noa debug --attach {run}"
     outputs = " --outputs '{}'" if first == "override" else ""
     return f"noa answer {run} {_quoted(task)} {first}{outputs}"
+
+
+def other_answers(run: str, task: str, choices: tuple[str, ...]) -> str:
+    """What else can be answered, such as `   (or: skip, fail)`; empty where there is nothing."""
+    others = [answer_command(run, task, (choice,)) if choice in _OWN_COMMANDS else choice for choice in choices[1:]]
+    return f"   (or: {', '.join(others)})" if others else ""
 
 
 def _quoted(task: str) -> str:
@@ -84,15 +132,35 @@ def questions_of(state: RunState) -> list[Question]:
         due_ms = timer.due_ms if isinstance(timer, SetTimer) else None
         default = hold.on_timeout if due_ms is not None else ""
         choices = tuple(hold.choices) or ANSWERS
-        since_ms, failure = state.now_ms, None
+        barred = {state.actor} if hold.four_eyes else set()
+        more: dict[str, Any] = {}
         if isinstance(node, TaskNode):
-            since_ms, failure = node.changed_ms, node.failure
             if node.undoes is not None:
                 choices = tuple(choice for choice in choices if choice != "rollback")
+            barred |= {node.editor} if hold.four_eyes else set()
+            inputs = {**(node.inputs or {}), **(node.edits or {})}
+            what = node.action or node.plan.workflow or ""
+            more = {"failure": node.failure, "agent": node.agent, "action": what, "inputs": inputs}
         question = Question(
-            state.run_id, TaskPath(subject), hold.question, choices, since_ms, default, due_ms, failure, hold.kind
+            run_id=state.run_id,
+            task=TaskPath(subject),
+            text=hold.question,
+            choices=choices,
+            since_ms=node.changed_ms if isinstance(node, TaskNode) else node.held_ms,
+            default=default,
+            due_ms=due_ms,
+            kind=hold.kind,
+            show=hold.show,
+            approvers=tuple(hold.approvers),
+            barred=tuple(sorted(barred - {""})),
+            quorum=hold.quorum,
+            approvals=node.approvals,
+            **more,
         )
         found.append(question)
+    if state.paused:
+        text = f"{state.paused} has paused it, and nothing more begins"
+        found.append(Question(state.run_id, TaskPath(""), text, (_UNPAUSE,), state.paused_ms, kind="paused"))
     return found
 
 
@@ -100,15 +168,39 @@ def question_lines(question: Question, now_ms: int, indent: str = "  ") -> list[
     """A question for people: what it is about, why, how to answer, what happens if nobody does."""
     asked = one_line(question.text, 500) or "what is to be done?"
     since = duration(max(0, now_ms - question.since_ms))
-    lines = [f"{indent}{question.task} waits for a person since {since}: {asked}"]
+    subject = question.task or f"run {question.run_id}"
+    lines = [f"{indent}{subject} waits for a person since {since}: {asked}"]
     if question.failure is not None:
         lines.append(f"{indent}  failed with   {one_line(str(question.failure), 300)}")
-    others = ", ".join(question.choices[1:])
-    more = f"   (or: {others})" if others else ""
+    if question.approves:
+        lines += [f"{indent}  {line}" for line in _approval_lines(question)]
+    more = other_answers(question.run_id, question.task, question.choices)
     lines.append(f"{indent}  answer with   {answer_command(question.run_id, question.task, question.choices)}{more}")
     if question.due_ms is not None:
         left = duration(max(0, question.due_ms - now_ms))
         lines.append(f"{indent}  otherwise     '{question.default}' counts in {left}")
+    return lines
+
+
+def _approval_lines(question: Question) -> list[str]:
+    """What would be done, what the definition shows of it, and who may approve."""
+    lines = []
+    if question.inputs is not None:
+        what = f"'{question.action}' by agent '{question.agent}', " if question.agent else ""
+        what = what or (f"sub-workflow '{question.action}', " if question.action else "")
+        lines.append(f"does          {what}inputs {short_json(question.inputs, _VALUE)}")
+    shown = list(question.show.items())
+    rows = columns([[name, short_json(value, _VALUE)] for name, value in shown[:_SHOWN]])
+    lines += [f"{'shows' if not number else '':<14}{row}" for number, row in enumerate(rows)]
+    if len(shown) > _SHOWN:
+        lines.append(f"{'':<14}and {plural(len(shown) - _SHOWN, 'more value')}; noa approvals --json has all")
+    who = ", ".join(question.approvers) or "anybody"
+    who += f" but {' and '.join(question.barred)}" if question.barred else ""
+    done = f" ({', '.join(question.approvals)})" if question.approvals else ""
+    if question.quorum > 1 or done:
+        who += f"; {len(question.approvals)} of {question.quorum} did{done}"
+    if question.approvers or question.barred or question.quorum > 1:
+        lines.append(f"may approve   {who}")
     return lines
 
 
@@ -194,4 +286,5 @@ class People:
 
 
 def _holds(state: RunState) -> bool:
-    return bool(state.held or state.held_stages)
+    """Whether somebody has to say something, be it that a paused run goes on."""
+    return bool(state.held or state.held_stages or state.paused)

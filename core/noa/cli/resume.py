@@ -63,7 +63,7 @@ def command(
     """
     from noa.cli.drive import Shown, drive
     from noa.cli.follow import read_past
-    from noa.errors import UsageError
+    from noa.errors import OwnershipError, UsageError
 
     if (run is None) != all_:
         raise UsageError("give either RUN or --all, such as `noa resume latest`")
@@ -78,6 +78,14 @@ def command(
     async def begin(runtime: Runtime, watch: Watch) -> Running | Followed:
         past = await read_past(runtime, run or "")
         past.show(watch)
-        return await runtime.engine.resume(past.run_id, plan=past.plan)
+        try:
+            return await runtime.engine.resume(past.run_id, plan=past.plan)
+        except OwnershipError as error:
+            if not watch.model.paused:
+                raise
+            raise UsageError(
+                f"run {past.run_id} is driven by another process, and {watch.model.paused} has paused it. "
+                f"Let it go on with: noa unpause {past.run_id}"
+            ) from error
 
     ctx.exit(drive(settings, begin, Shown(as_json=as_json, quiet=quiet, verbose=verbose, wait=not no_wait)))

@@ -109,6 +109,8 @@ def _dict(history: History, waits: list[Wait], driven: bool, children: list[_Chi
         "driven": driven,
         "owner": history.record.owner if driven else "",
         "cancel_reason": view.cancelling or None,
+        "mode": view.mode,
+        "paused_by": view.paused or None,
         "problem": history.problem,
         "waits": [_wait_dict(history, wait) for wait in waits],
         "sub_workflows": [
@@ -159,6 +161,8 @@ def _lines(history: History, waits: list[Wait], driven: bool, children: list[_Ch
             "  only what its events tell; to know more, name the plugins with which it was begun by --plugin FILE.py "
             f"({one_line(history.problem, 150)})"
         )
+    if view.paused:
+        lines.append(f"  {one_line(view.paused)} has paused it, and nothing more begins until `noa unpause {run}`")
     lines += _wait_lines(history, waits, driven)
     for child, found in children:
         lines.append(f"  sub-workflow {child.view.workflow} (run {child.view.run_id})")
@@ -193,7 +197,7 @@ def _phase(view: ProgressModel) -> str:
 
 def _wait_lines(history: History, waits: list[Wait], driven: bool) -> list[str]:
     from noa.cli.command import style
-    from noa.cli.people import answer_command
+    from noa.cli.people import answer_command, other_answers
     from noa.cli.session import now_ms
     from noa.cli.text import duration
 
@@ -208,7 +212,7 @@ def _wait_lines(history: History, waits: list[Wait], driven: bool) -> list[str]:
         )
         lines.append(f"  {style(wait.subject, bold=True)} {wait.reason}{since}")
         if wait.choices:
-            others = f"   (or: {', '.join(wait.choices[1:])})" if len(wait.choices) > 1 else ""
+            others = other_answers(run, wait.subject, wait.choices)
             lines.append(f"    answer with: {answer_command(run, wait.subject, wait.choices)}{others}")
     if len(waits) > _SHOWN:
         lines.append(f"  and {len(waits) - _SHOWN:,} more; --json has all")

@@ -51,6 +51,7 @@ class StateBase:
         self.mode = "auto"
         self.actor = ""
         self.paused = ""
+        self.paused_ms = 0
         self.debugging = Debugging()
         self.undo_wanted = False
         self.undoing: Undoing | None = None

@@ -65,6 +65,7 @@ class HoldFold(StageFold):
         self.pending.pop(f"stage:{event.stage}", None)
         stage.status = "held"
         stage.hold = event.hold
+        stage.held_ms = event.at_ms
         self.held_stages[event.stage] = stage
         if event.hold.timeout_ms is not None:
             self._emit(SetTimer(f"hold:{event.stage}", self.now_ms + event.hold.timeout_ms))

@@ -92,6 +92,7 @@ def _retry(state: RunState, event: SignalApplied) -> None:
 
 def _pause(state: RunState, event: SignalApplied) -> None:
     state.paused = event.actor or "somebody"
+    state.paused_ms = event.at_ms
 
 
 def _unpause(state: RunState, event: SignalApplied) -> None:

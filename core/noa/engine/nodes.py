@@ -270,7 +270,7 @@ class StageNode:
     the stage type has not answered yet. `active` counts tasks that hold a slot. `bad`: a task that
     is not optional failed. `base` is what implicit wiring gives to its first tasks, `given` what it hands on.
     `read` keeps what expressions see of its tasks, once it is over. `ordinal`: it was the n-th stage to begin, from 1.
-    `hold`, `approved` and `approvals` are as in a task.
+    `hold`, `approved` and `approvals` are as in a task; `held_ms` is when its hold was placed.
     """
 
     __slots__ = (
@@ -285,6 +285,7 @@ class StageNode:
         "doomed",
         "failure",
         "given",
+        "held_ms",
         "hold",
         "memo",
         "open_blocks",
@@ -304,6 +305,7 @@ class StageNode:
         self.unmet = len(plan.depends_on)
         self.ordinal = 0
         self.hold: Hold | None = None
+        self.held_ms = 0
         self.approved = False
         self.approvals: tuple[str, ...] = ()
         self.doomed = False

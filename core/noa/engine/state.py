@@ -66,7 +66,7 @@ class RunState(ReopeningFold):
         held: Tasks that wait for a person, in the order in which they began to; `held_stages` are stages that do.
         mode: Its mode of execution now.
         actor: Who began it.
-        paused: Who wants that nothing more begins, else empty.
+        paused: Who wants that nothing more begins, else empty; `paused_ms` is since when.
         debugging: Breakpoints and steps.
         undo_wanted: Whether the run is to be undone once its stages are over.
         undoing: The rollback, once it began.

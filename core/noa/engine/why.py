@@ -199,9 +199,8 @@ def _held(state: RunState, task: TaskNode, now_ms: int, since_ms: int) -> Wait:
 def _held_stage(state: RunState, stage: StageNode, now_ms: int) -> Wait:
     hold = stage.hold
     assert hold is not None
-    name, due_ms = stage.plan.name, _due(state, f"hold:{stage.plan.name}")
-    since_ms = None if due_ms is None or hold.timeout_ms is None else due_ms - hold.timeout_ms
-    return _asks(state, name, name, hold, now_ms, since_ms, None)
+    name = stage.plan.name
+    return _asks(state, name, name, hold, now_ms, stage.held_ms, None)
 
 
 def _asks(

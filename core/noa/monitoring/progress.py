@@ -86,6 +86,8 @@ class ProgressModel:
         rollback: What undoes the run, as a stage of its own: its tasks count nowhere else. None before it begins.
         left: Tasks that a rollback could not undo.
         interventions: What people did about the run, oldest first.
+        mode: Mode of execution now.
+        paused: Who paused the run, else empty.
 
     Args:
         plan: Of the run, where it is known.
@@ -104,6 +106,8 @@ class ProgressModel:
         self.failure: Failure | None = None
         self.degraded = False
         self.cancelling = ""
+        self.mode = ""
+        self.paused = ""
         self.created_ms = 0
         self.finished_ms = 0
         self.resumed = 0
@@ -148,7 +152,10 @@ class ProgressModel:
 
     @property
     def phase(self) -> str:
-        """The run's status, or what it is about to become: "rolling back", "cancelling", "waiting for a person"."""
+        """The run's status, or what it is about to become, such as "rolling back" or "waiting for a person".
+
+        A run is "pausing" while tasks go on that began before it was paused, then "paused".
+        """
         if self.finished_ms or not self.created_ms:
             return self.status
         if self.rollback is not None:
@@ -156,6 +163,8 @@ class ProgressModel:
         if self.cancelling:
             return "cancelling"
         going = sum(self.counts.get(status, 0) for status in ("queued", "running", "retrying"))
+        if self.paused:
+            return "paused" if not going else "pausing"
         held = self.counts.get("held") or any(stage.status == "held" for stage in self.stages.values())
         return "waiting for a person" if held and not going else self.status
 
@@ -233,6 +242,7 @@ class ProgressModel:
         self.run_id, self.workflow, self.version = event.run_id, event.workflow, event.version
         self.inputs, self.output_uri = event.inputs, event.output_uri
         self.created_ms = event.at_ms
+        self.mode = event.mode
         self.key, self.forked_from, self.forked_at = event.key, event.forked_from, event.forked_at
         self.status = "running"
 
@@ -543,8 +553,11 @@ class ProgressModel:
 
     def _signal_applied(self, event: SignalApplied) -> None:
         choice = str(event.body.get("choice", ""))
-        what = f"answered '{choice}'" if event.kind == "answer" else f"said '{event.kind}'"
-        self.interventions.append(Intervention(event.at_ms, what, event.actor, event.reason, event.task))
+        self.interventions.append(Intervention(event.at_ms, _in_words(event), event.actor, event.reason, event.task))
+        if event.kind in ("pause", "unpause"):
+            self.paused = (event.actor or "somebody") if event.kind == "pause" else ""
+        elif event.kind == "mode":
+            self.mode = str(event.body.get("mode", ""))
         task = self.task(event.task)
         if task is not None and event.kind in _ENDS_TASK:
             self._answer(task, choice or event.kind, event.actor or "somebody", event.reason, event.at_ms)
@@ -617,6 +630,32 @@ class ProgressModel:
         """What counts a task: its stage, and the run where it is not part of the rollback."""
         home = self._home(task).counts
         return (home,) if task.undoes else (home, self.counts)
+
+
+def _in_words(event: SignalApplied) -> str:
+    """What somebody did, in words; with the task in it, where there is one."""
+    task, body = event.task, event.body
+    match event.kind:
+        case "answer":
+            return f"answered '{body.get('choice', '')}'"
+        case "approve" | "reject" | "skip":
+            past = {"approve": "approved", "reject": "rejected", "skip": "skipped"}[event.kind]
+            return f"{past} {task}"
+        case "override":
+            return f"gave the outputs of {task}"
+        case "edit":
+            return f"changed {', '.join(body.get('inputs', {}))} of {task}"
+        case "reassign":
+            return f"gave {task} to agent '{body.get('agent', '')}'"
+        case "cancel":
+            return f"cancelled {task}"
+        case "pause":
+            return "paused the run"
+        case "unpause":
+            return "let the run go on"
+        case "mode":
+            return f"changed the mode to '{body.get('mode', '')}'"
+    return f"said '{event.kind}'"
 
 
 def _is_undone(task: TaskView) -> bool:

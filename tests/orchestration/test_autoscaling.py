@@ -112,10 +112,10 @@ def test_replicas_end_only_after_fewer_did_for_the_whole_idle_time(seen: list[Lo
     calm = [replace(load, failing=0, room=100) for load in seen]
     history = follow(calm, replace(BOUNDS, least=0))
     for index, (load, wanted) in enumerate(history):
-        if wanted >= load.replicas:
-            continue
+        if wanted >= min(load.replicas, load.kept):
+            continue  # none of those that take work, or will soon, ends
         window = [(one, after) for one, after in history[: index + 1] if one.at_s > load.at_s - BOUNDS.idle_s]
-        assert all(after >= load.replicas for _, after in window[:-1]), "the others were there all that time"
+        assert all(after > wanted for _, after in window[:-1]), "the others were wanted all that time"
         assert wanted or not (load.busy or load.waiting), "the last one never ends under work"
         if load.slots and wanted >= 1:
             assert all(not one.slots or one.mean_busy <= one.slots * wanted for one, _ in window)
@@ -183,6 +183,12 @@ def test_what_is_in_the_way_of_more_is_told() -> None:
     assert decide(Past(), replace(load, room=3), BOUNDS)[1] == Verdict(3, "room")
     failing = replace(load, replicas=8, coming=0, failing=6)
     assert decide(Past(), failing, BOUNDS)[1] == Verdict(3, "failing")
+
+
+def test_what_was_not_started_before_the_queue_is_over_is_not_wanted_any_more() -> None:
+    load = Load(at_s=1.0, replicas=8, serving=3, coming=1, kept=4, busy=1)
+    assert decide(Past(((0.9, 8),), 8), load, BOUNDS)[1].replicas == 4
+    assert decide(Past(((0.9, 8),), 8), replace(load, waiting=1), BOUNDS)[1].replicas == 8
 
 
 def test_last_replica_ends_too_where_none_is_the_least() -> None:

@@ -229,6 +229,8 @@ class Autoscaler:
             text = f"{before} -> {after}: {load.waiting:,} wait, oldest {load.oldest_s:.1f} s"
         elif verdict.cut == "failing":
             text = f"{before} -> {after}: {self._no_more(verdict, load, '')}"
+        elif after >= load.kept:
+            text = f"{before} -> {after}: the queue is over, and the others were not started yet"
         else:
             text = f"{before} -> {after}: no more were needed for {self._idle_s:g} s"
         self._last = f"scaled {text}"

@@ -106,6 +106,8 @@ def decide(past: Past, load: Load, bounds: Bounds) -> tuple[Past, Verdict]:
     up, cut = _allowed(asked, load, bounds)
     needs = _remember(past.needs, load.at_s, needed, bounds.idle_s)
     wanted = up if up > load.replicas else min(load.replicas, max(needs[0][1], bounds.least))
+    if not load.waiting:
+        wanted = min(wanted, max(load.kept, bounds.least))  # those that were not started yet are not needed now
     if load.failing and wanted > (startable := max(_startable(load), bounds.least)):
         wanted, cut = startable, "failing"
     return Past(needs, wanted), Verdict(wanted, cut)

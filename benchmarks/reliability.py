@@ -203,14 +203,14 @@ ROWS: dict[str, Row] = {
     "storm": (
         [(measure_storm, (n,), {}) for n in (1_000, 10_000)],
         lambda r: [
-            f"| {n:,} tasks that fail three times each: an attempt | {x['attempt_us']:.0f} µs, {x['kib']:.1f} KiB a task "
+            f"| {n:,} tasks that fail three times: an attempt | {x['attempt_us']:.0f} µs, {x['kib']:.1f} KiB a task "
             f"| {x['calm_us']:.0f} µs, a task that succeeds at once | {x['attempt_us'] / x['calm_us']:.2f} |"
             for n, x in zip((1_000, 10_000), r, strict=True)
         ],
     ),
     "chain": (
         [(measure_pairs, (5_000, 11), {"recovery": CHAIN})],
-        lambda r: [f"| 5,000 tasks with a chain of five entries | | {r[0]['plain_us']:.0f} µs, without | {r[0]['ratio']:.3f} |"],
+        lambda r: [f"| 5,000 tasks, chain of five | | {r[0]['plain_us']:.0f} µs, without | {r[0]['ratio']:.3f} |"],
     ),
     "compensate": (
         [(measure_pairs, (5_000, 11), {"compensate": COMPENSATION})],
@@ -219,7 +219,7 @@ ROWS: dict[str, Row] = {
     "flatness": (
         [(measure_flatness, (n, 100_000), {}) for n in (10, 1_000)],
         lambda r: [
-            f"| a task with a compensation among 100,000 | {x['large_us']:.0f} µs | {x['small_us']:.0f} µs, among {n:,} | "
+            f"| a task that can be undone, of 100,000 | {x['large_us']:.0f} µs | {x['small_us']:.0f} µs, of {n:,} | "
             f"{x['ratio']:.2f} |"
             for n, x in zip((10, 1_000), r, strict=True)
         ],

@@ -15,6 +15,10 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(name for name in text.split(",") if name)
 
 
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
 def _told(counts: Counter[str], seconds: float) -> str:
     rest = ", ".join(f"{name} {number:,}" for name, number in sorted(counts.items()) if name not in _FIRST)
     return f"{counts['schedules']:,} schedules, {counts['events']:,} events in {seconds:.1f} s; {rest}"
@@ -41,21 +45,21 @@ def main() -> None:
     if options.digest:
         for seed in range(options.seed, options.seed + options.count):
             told = schedules.play(Script(seed), tell=True)
-            print(seed, hashlib.sha256(str(told).encode()).hexdigest())
+            _say(f"{seed} {hashlib.sha256(str(told).encode()).hexdigest()}")
         return
     if options.count > 1:
         try:
             schedules.play_all(range(options.seed, options.seed + options.count))
         except SimulationError as error:
             sys.exit(str(error))
-        print(_told(schedules.counts, time.perf_counter() - started))
+        _say(_told(schedules.counts, time.perf_counter() - started))
         return
     script = Script(options.seed, options.order, options.without, options.drop, options.no_fault, options.faults)
     failed = schedules.play(script, tell=True)
     assert failed is not None
     if options.shrink and failed.why != "nothing failed":
         failed = schedules.smaller(failed)
-    print(failed)
+    _say(str(failed))
     if failed.why != "nothing failed":
         sys.exit(1)
 

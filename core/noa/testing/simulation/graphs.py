@@ -1,7 +1,7 @@
 """Random workflows for simulations: every stage type and every key that the core knows, up to 200 tasks.
 
-A definition follows from its seed alone. What is taken out of it afterwards (`without`, `reduced`) leaves the rest as it
-was, so that a failing schedule can be made smaller.
+A definition follows from its seed alone. What is taken out of it afterwards (`without`, `reduced`) leaves the rest as
+it was, so that a failing schedule can be made smaller.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class _Maker:
 
     def _conditional(self, stage: dict[str, Any]) -> dict[str, Any]:
         chance = self._chance
-        branches = []
+        branches: list[dict[str, Any]] = []
         for number in range(chance.randint(1, 2)):
             tasks = self._tasks(chance.randint(1, 3), needs=False, first=f"b{number}")
             branches.append({"when": self._condition(()), "tasks": tasks})

@@ -258,7 +258,7 @@ class Monitor:
         return [path for path, attempts in self.live.items() if attempts]
 
     def reopening(self, state: RunState, asked: RunReopened) -> None:
-        """The run goes on; told before the event is applied. What is done stays so, but for what depends on the rest."""
+        """The run goes on; told before the event is applied. What is done stays, but for what depends on the rest."""
         self._to_undo = None
         self._holds.clear()
         self._looking.clear()
@@ -396,7 +396,7 @@ def _direct(task: TaskNode, state: RunState) -> Iterable[TaskNode | StageNode | 
 
 
 def _redone(state: RunState, from_task: TaskPath) -> set[TaskPath]:
-    """What a reopened run may do again: all that depends on what failed or was named. Rather too much than too little."""
+    """What a reopened run may do again: all that depends on what failed or was named; rather too much."""
     stages: set[str] = set()
     tasks: set[TaskPath] = set()
     queue: deque[TaskNode | str] = deque()
@@ -485,7 +485,7 @@ _AS_PLAIN: dict[type, Callable[[Any], Any]] = {
     TaskNode: lambda node: f"<task {node.path}>",
     StageNode: lambda node: f"<stage {node.plan.name}>",
     BlockNode: lambda node: f"<block {node.stage.plan.name}[{node.key}]>",
-    Past: lambda past: _slots(past),
+    Past: _slots,
     Undoing: lambda undoing: {name: _plain(part) for name, part in _slots(undoing).items()},
     dict: lambda mapping: {_plain(key): _plain(part) for key, part in mapping.items()},
     set: lambda parts: {_plain(part) for part in parts},

@@ -1,7 +1,7 @@
 """One simulated engine: what `noa.engine.run.LiveRun` does, in virtual time, with simulated agents.
 
-It lives until it dies by a fault, loses its lease or has brought the run to an end. What it says and does is told to the
-`World` that it lives in.
+It lives until it dies by a fault, loses its lease or has brought the run to an end. What it says and does is told to
+the `World` that it lives in.
 """
 
 from __future__ import annotations

@@ -360,3 +360,18 @@ async def test_observer_that_raises_does_not_touch_the_run(setup: Setup, compile
     engine = await setup.engine(on_event=observe)
     setup.agents.answers = {"x": give()}
     assert (await (await engine.start(compile_stages(chain(task("x"))))).wait()).status == "succeeded"
+
+
+async def test_run_that_is_being_undone_cannot_be_forked(setup: Setup, compile_stages: Compile) -> None:
+    engine = await setup.engine()
+    setup.agents.answers = {"x": give(), "un-x": give(), "y": broken}
+    undo = {"agent": "a", "action": "un-x", "inputs": {}}
+    plan = compile_stages(chain(task("x", compensate=undo), task("y")), on_failure="rollback")
+    running = await engine.start(plan)
+    await running.wait()
+    history = await engine._journal.read(running.run_id)
+    begun = next(seq for seq, event in history if type(event).__name__ == "RollbackStarted")
+    with pytest.raises(UsageError, match="before rollback_started"):
+        await engine.fork(running.run_id, at=begun + 1)
+    assert (await (await engine.fork(running.run_id, at=begun - 1)).wait()).status == "rolled_back"
+    assert actions(setup.agents) == ["x", "y", "un-x"]

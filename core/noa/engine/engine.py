@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from noa.definitions import Evaluator, check_inputs, parse_plan, pinned_texts
+from noa.definitions import DICT_NAME, Evaluator, check_inputs, parse_plan, pinned_texts
 from noa.engine.children import Children
 from noa.engine.core import Core
 from noa.engine.decide import Decider
@@ -22,7 +22,17 @@ from noa.engine.durations import Durations
 from noa.engine.guards import Guards
 from noa.engine.live import Running
 from noa.engine.outputs import OutputKeeper
-from noa.engine.ports import Clock, Dispatcher, EventObserver, NoSecrets, Secrets, SystemClock, TaskObserver
+from noa.engine.ports import (
+    Clock,
+    Dispatcher,
+    EventObserver,
+    Learner,
+    NoSecrets,
+    RunWatch,
+    Secrets,
+    SystemClock,
+    TaskObserver,
+)
 from noa.engine.reopening import why_not_reopened
 from noa.engine.run import LiveRun
 from noa.engine.state import RunState
@@ -37,6 +47,7 @@ from noa.errors import (
     UsageError,
 )
 from noa.model.events import Event, RunCreated, RunReopened, RunResumed
+from noa.model.execution import Observation
 from noa.model.ids import RunId, TaskPath
 from noa.model.plan import Plan
 from noa.plugin import ActionInfo, ArtifactStore, Journal, Lease, Mode, Registry
@@ -72,6 +83,7 @@ class Engine:
         secrets: Gives the secrets that inputs pass on, and masks them in what comes back.
         action: What is known of an action of an agent, for checking what people put in its place.
         prepare: Told of a plan before a run of it begins or goes on here; declares its agents and pools.
+        learner: Keeps what runs teach, and gives it to later ones; None is for neither.
     """
 
     def __init__(
@@ -88,6 +100,7 @@ class Engine:
         secrets: Secrets | None = None,
         action: Callable[[str, str], ActionInfo | None] | None = None,
         prepare: Callable[[Plan], None] | None = None,
+        learner: Learner | None = None,
         lease_ms: int = LEASE_MS,
     ) -> None:
         self._registry = registry
@@ -100,6 +113,7 @@ class Engine:
         self._secrets = secrets or NoSecrets()
         self._action = action
         self._prepare = prepare or (lambda _plan: None)
+        self._learner = learner
         self._lease_ms = lease_ms
         self._evaluator = Evaluator()
         self._guards = Guards()
@@ -143,7 +157,8 @@ class Engine:
         Args:
             key: Of which there is one run at most in the store.
             mode: Mode of execution; empty is the definition's.
-            expected_ms: How long tasks are expected to take, by `stage/task`; what could start is ordered by it.
+            expected_ms: How long tasks are expected to take, by `stage/task`; what could start is ordered by it. None
+                is what was learned.
 
         Raises:
             UsageError: The mode is not known.
@@ -155,6 +170,8 @@ class Engine:
         """
         given = self._checked(plan, inputs or {}, kept=bool(parent))
         self._prepare(plan)
+        if expected_ms is None and self._learner is not None:
+            expected_ms = await self._learner.expected_ms(plan, child=bool(parent))
         now_ms = self._clock.now_ms()
         run = run_id or new_run_id(now_ms)
         texts = pinned_texts(plan)
@@ -187,7 +204,7 @@ class Engine:
         except RunKeyError as error:
             raise await self._key_taken(error, created) from None
         self._on_event(run, 1, created)
-        return self._drive(core, lease, 1, events[1:], effects)
+        return self._drive(core, lease, 1, events[1:], effects, created)
 
     def _core(self, plan: Plan) -> Core:
         return Core(RunState(plan), Decider(self._registry, self._evaluator, self._durations, self._action))
@@ -324,6 +341,13 @@ class Engine:
         core.replay(past)
         if core.state.finished:
             raise UsageError(f"event {at} ends run {record.run_id}; name an earlier one", run=record.run_id, at=at)
+        if core.state.undoing is not None:
+            raise UsageError(
+                f"at event {at} run {record.run_id} is being undone, which only that run can do; name an event before "
+                "rollback_started",
+                run=record.run_id,
+                at=at,
+            )
         texts = {sha: await self._journal.text(sha) for sha in created.definitions.values()}
         lease = await self._journal.create(
             new, past[0], owner=self._owner, lease_ms=self._lease_ms, texts=texts, past=past[1:]
@@ -397,7 +421,11 @@ class Engine:
     async def pinned_plan(self, created: RunCreated) -> Plan:
         """The plan of a run, compiled from the texts that were pinned when it began."""
         texts = {name: await self._journal.text(sha) for name, sha in created.definitions.items()}
-        return parse_plan(texts[""], created.workflow, registry=self._registry, base=None, texts=texts)
+        text = texts[""]
+        if text.startswith("{"):  # most likely JSON, which is read in a fifth of the time
+            with contextlib.suppress(DefinitionError):
+                return parse_plan(text, DICT_NAME, registry=self._registry, base=None, texts=texts)
+        return parse_plan(text, created.workflow, registry=self._registry, base=None, texts=texts)
 
     async def close(self) -> None:
         """Stop driving. Runs that are not over stay as they are on disk, and their leases are given up."""
@@ -426,7 +454,22 @@ class Engine:
 
     # --- driving
 
-    def _drive(self, core: Core, lease: Lease, seq: int, events: list[Event], effects: list[Any]) -> Running:
+    def _drive(
+        self,
+        core: Core,
+        lease: Lease,
+        seq: int,
+        events: list[Event],
+        effects: list[Any],
+        created: RunCreated | None = None,
+    ) -> Running:
+        """Drive a run from here on; `created` is the first event of one that begins."""
+        on_event, on_observation, watch = self._on_event, self._on_observation, None
+        if self._learner is not None:
+            watch = self._learner.watch(core.state.plan, whole=created is not None)
+            on_event, on_observation = _watched(watch, on_event, on_observation, self._clock)
+            if created is not None:
+                watch.event(created)
         live = LiveRun(
             core=core,
             lease=lease,
@@ -439,14 +482,16 @@ class Engine:
             secrets=self._secrets,
             guards=self._guards,
             durations=self._durations,
-            on_event=self._on_event,
-            on_observation=self._on_observation,
+            on_event=on_event,
+            on_observation=on_observation,
         )
         run = live.run_id
 
         async def drive() -> RunState:
             try:
                 await live.drive(events, effects)
+                if watch is not None:
+                    watch.over(live.state)
             finally:
                 if self._live.get(run) is running:
                     del self._live[run]
@@ -537,6 +582,22 @@ def _guarded(observer: EventObserver) -> EventObserver:
             log.exception("an observer raised at event %d of run %s", seq, run)
 
     return observe
+
+
+def _watched(
+    watch: RunWatch, on_event: EventObserver, on_observation: TaskObserver, clock: Clock
+) -> tuple[EventObserver, TaskObserver]:
+    """Observers that tell a watch too."""
+
+    def event_too(run: RunId, seq: int, event: Event) -> None:
+        watch.event(event)
+        on_event(run, seq, event)
+
+    def observation_too(run: RunId, task: TaskPath, attempt: int, seen: Observation) -> None:
+        watch.observed(task, attempt, seen, clock.now_ms())
+        on_observation(run, task, attempt, seen)
+
+    return event_too, observation_too
 
 
 def _sha256(text: str) -> str:

@@ -5,16 +5,31 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from noa.errors import SecretError
 from noa.model.events import Event
 from noa.model.execution import Assignment, Observation, Outcome
 from noa.model.ids import ExecutionId, RunId, TaskPath
+from noa.model.plan import Plan
 from noa.plugin import Observe
 
-__all__ = ["Clock", "Dispatcher", "EventObserver", "NoSecrets", "Secrets", "SystemClock", "TaskObserver", "Timer"]
+if TYPE_CHECKING:
+    from noa.engine.state import RunState
+
+__all__ = [
+    "Clock",
+    "Dispatcher",
+    "EventObserver",
+    "Learner",
+    "NoSecrets",
+    "RunWatch",
+    "Secrets",
+    "SystemClock",
+    "TaskObserver",
+    "Timer",
+]
 
 
 class Dispatcher(Protocol):
@@ -80,6 +95,33 @@ class NoSecrets:
 
     def mask_json(self, value: Any) -> Any:
         return value
+
+
+class RunWatch(Protocol):
+    """Takes notes of one run. Quick, and never raises."""
+
+    def event(self, event: Event) -> None:
+        """An event of the run that is on disk."""
+
+    def observed(self, task: TaskPath, attempt: int, seen: Observation, now_ms: int) -> None:
+        """What is seen of an attempt."""
+
+    def over(self, state: RunState) -> None:
+        """The run is over."""
+
+
+class Learner(Protocol):
+    """Keeps what runs teach, and gives it to later ones. `noa.modes.JournalLearner` is the real one."""
+
+    async def expected_ms(self, plan: Plan, *, child: bool) -> Mapping[str, int]:
+        """How long the tasks of a run that is about to begin are expected to take, by `stage/task`; may be empty.
+
+        Args:
+            child: Whether it is a sub-workflow of another run.
+        """
+
+    def watch(self, plan: Plan, *, whole: bool) -> RunWatch:
+        """What takes notes of a run; `whole` says whether it is seen from its first event on."""
 
 
 class SystemClock:

@@ -92,7 +92,8 @@ class RunState(ReopeningFold):
 
     def _disown(self) -> None:
         """The past that a fork shares is another run's: what was done there is not this one's to undo."""
-        for task in self.tasks.values():
+        self._owing.clear()
+        for task in (*self.tasks.values(), *self._earlier.values()):
             task.done = False
             task.effects = []
             task.began = bool(task.live)

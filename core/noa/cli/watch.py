@@ -108,7 +108,8 @@ class SilentWatch(Watch):
     tells_questions = True
 
     def asked(self, questions: list[Question]) -> None:
-        for question in [q for q in questions if q not in self._asked]:
+        known = {question.asks for question in self._asked}
+        for question in [q for q in questions if q.asks not in known]:
             for line in question_lines(question, self.now_ms, ""):
                 self.write(line)
         self._asked = questions

@@ -70,10 +70,11 @@ class SqliteJournal(Journal):
         self._where = str(self.path)
         self._now_ms = now_ms
         self._writer: Writer | None = None
-        self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None
+        self._connections: tuple[sqlite3.Connection, sqlite3.Connection, sqlite3.Connection] | None = None
         self._reader: ThreadPoolExecutor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._data_version = 0
+        self._seen_version = -1
         self._signalled = False
 
     async def open(self) -> None:
@@ -364,11 +365,27 @@ class SqliteJournal(Journal):
         )
 
     async def changed(self) -> bool:
+        seen = self._version_seen()
+        if seen == self._seen_version >= 0 and not self._signalled:
+            return False
         # On the writer's connection, so that what this journal wrote itself does not count; signals do.
         version = await self._write(_data_version, "look for changes")
         changed = version != self._data_version or self._signalled
-        self._data_version, self._signalled = version, False
+        self._data_version, self._seen_version, self._signalled = version, seen, False
         return changed
+
+    def _version_seen(self) -> int:
+        """A number that changes with whatever anybody writes, this journal included; -2 where that is not known.
+
+        Read on the loop's thread from a connection of its own: an engine whose runs are held asks ten times a second,
+        and neither takes the lock of writers for it nor wakes another thread.
+        """
+        if self._connections is None:
+            return -2
+        try:
+            return _data_version(self._connections[2])
+        except sqlite3.Error:
+            return -2
 
     async def verify(self, run: RunId) -> int | None:
         def work(connection: sqlite3.Connection) -> int | None:
@@ -389,22 +406,24 @@ class SqliteJournal(Journal):
 
         return await self._read(work, f"verify run '{run}'")
 
-    def _connect(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    def _connect(self) -> tuple[sqlite3.Connection, sqlite3.Connection, sqlite3.Connection]:
         opened: list[sqlite3.Connection] = []
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             opened.append(connect(self.path))
             migrate(opened[0], self._where)
             self._data_version = _data_version(opened[0])
-            opened.append(connect(self.path))
-            opened[1].execute("PRAGMA query_only = ON")
+            for _ in ("of the reader", "of who looks for changes"):
+                opened.append(connect(self.path))
+                opened[-1].execute("PRAGMA query_only = ON")
+            opened[2].execute("PRAGMA busy_timeout = 0")
         except BaseException as error:
             for connection in opened:
                 connection.close()
             if isinstance(error, (sqlite3.Error, OSError, UnicodeDecodeError)):
                 raise journal_error(error, self._where, "open the journal") from error
             raise
-        return opened[0], opened[1]
+        return opened[0], opened[1], opened[2]
 
     def _check_new(self, connection: sqlite3.Connection, run: str, key: str) -> None:
         """Refuse a run that is there already, by its key or its id."""

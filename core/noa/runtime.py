@@ -22,6 +22,7 @@ from noa.model.execution import Observation, Stage, Waiting
 from noa.model.failure import Failure
 from noa.model.ids import RunId, TaskPath
 from noa.model.plan import Plan
+from noa.modes.learner import JournalLearner
 from noa.monitoring.observers import PluginObservers
 from noa.orchestration import AgentFactory, ResourceLedger, SecretVault, host_resources
 from noa.plugin import ActionInfo, AgentDeclaration, Journal, Registry, hookimpl
@@ -30,6 +31,8 @@ from noa.storage import ObservationStore, new_owner
 __all__ = ["RunResult", "Runtime", "Settings", "run", "run_sync"]
 
 T = TypeVar("T")
+
+_SWITCH = {"": True, "1": True, "true": True, "on": True, "0": False, "false": False, "off": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class Settings:
         artifacts: URL, such as `file:///srv/artifacts`; None is `artifacts` in `home`.
         plugins: Single-file plugins.
         secrets: Folder with a file for each secret; `NOA_SECRET_<NAME>` in the environment goes before it.
+        learn: Whether runs are ordered by what earlier ones taught, and teach later ones. `NOA_LEARN=0` is for not.
     """
 
     home: Path = field(default_factory=lambda: Path(os.environ.get("NOA_HOME", ".noa")))
@@ -49,6 +53,7 @@ class Settings:
     artifacts: str | None = None
     plugins: tuple[str, ...] = ()
     secrets: Path | None = field(default_factory=lambda: _folder_of(os.environ.get("NOA_SECRETS_DIR")))
+    learn: bool = field(default_factory=lambda: _is_on("NOA_LEARN"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +139,7 @@ class Runtime:
         self._journal: Journal | None = None
         self._factory: AgentFactory | None = None
         self._engine: Engine | None = None
+        self._learner: JournalLearner | None = None
         self._observations: ObservationStore | None = None
         self._plugin_observers: PluginObservers | None = None
         self._host = host_resources()
@@ -195,6 +201,7 @@ class Runtime:
         )
         if self.registry.observers:
             self._plugin_observers = PluginObservers(self.registry.observers)
+        self._learner = JournalLearner(self._journal) if self.settings.learn else None
         self._engine = Engine(
             registry=self.registry,
             journal=self._journal,
@@ -206,6 +213,7 @@ class Runtime:
             secrets=self._vault,
             action=self._known_action,
             prepare=self._prepare,
+            learner=self._learner,
         )
         self._masking_logs.enter_context(self._vault.masking_logs())
 
@@ -217,6 +225,9 @@ class Runtime:
         if self._factory is not None:
             await self._factory.close()
             self._factory = None
+        if self._learner is not None:
+            await self._learner.close()
+            self._learner = None
         if self._journal is not None:
             await self._journal.close()
             self._journal = None
@@ -430,6 +441,14 @@ def _by_scheme(found: Mapping[str, Any], url: str, what: str) -> Any:
     if scheme not in found:
         raise UsageError(f"{what} URL '{url}': scheme '{scheme}' is not known. Known: {', '.join(sorted(found))}")
     return found[scheme](url)
+
+
+def _is_on(name: str) -> bool:
+    """A switch of the environment that is on unless it says 0."""
+    text = os.environ.get(name, "1").strip().lower()
+    if text not in _SWITCH:
+        raise UsageError(f"{name}={text}: expected 1 or 0")
+    return _SWITCH[text]
 
 
 def _folder_of(path: str | None) -> Path | None:

@@ -29,6 +29,9 @@ __all__ = ["command"]
 @click.option(
     "--adopt", is_flag=True, help="Meanwhile take over runs whose process is gone, and see them to their end."
 )
+@click.option(
+    "--no-learn", is_flag=True, help="Begin what can begin in the order of the file, and let later runs learn nothing."
+)
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing but why a run failed.")
 @click.option("--verbose", "-v", is_flag=True, help="Show what tasks log, too.")
 @json_option
@@ -46,6 +49,7 @@ def command(
     mode: str,
     no_wait: bool,
     adopt: bool,
+    no_learn: bool,
     quiet: bool,
     verbose: bool,
     as_json: bool,
@@ -83,11 +87,16 @@ def command(
     of that key is what this command is about: its result is printed if it is over, it is followed to its end if another
     process drives it, and resumed if nobody does. With another definition or other inputs the call is refused.
 
+    What could begin at once begins by what earlier runs of the workflow took, the longest way to the end first;
+    `noa optimize WORKFLOW` shows what was learned. --no-learn leaves that out for this run.
+
     With --adopt the process also takes over runs whose process is gone, and stays until those are over too.
 
     Exit codes: 0 succeeded, 1 failed or rolled back, 2 the definition or the call is wrong, 3 cancelled, 4 waiting for
     a person.
     """
+    from dataclasses import replace
+
     from noa.cli.actor import actor_of
     from noa.cli.drive import Shown, drive
     from noa.cli.inputs import read_inputs
@@ -102,6 +111,8 @@ def command(
         raise UsageError("--run-key is empty: name what the run is for, such as invoices-2026-11")
 
     settings = settings_of(home, plugins)
+    if no_learn:
+        settings = replace(settings, learn=False)
     actor = actor_of(settings)
 
     async def begin(runtime: Runtime, watch: Watch) -> Running | Followed:

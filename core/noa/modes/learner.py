@@ -1,0 +1,119 @@
+"""Keeps what runs teach in the journal, and gives it to later runs. Never in the way of a run: what fails is logged."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from noa.engine.ports import RunWatch
+from noa.errors import JournalError
+from noa.model.plan import Plan
+from noa.modes.learning import RunNotes, WorkflowRecord, decode_record, encode_record, expectations, revised
+from noa.modes.noticing import Noticing
+from noa.plugin import Journal
+
+__all__ = ["JournalLearner", "forget", "read_record"]
+
+log = logging.getLogger("noa.modes")
+
+_GATHER_S = 0.2
+_TRIES = 20
+_CLOSE_S = 5.0
+
+
+class JournalLearner:
+    """Reads a workflow's record when a run begins and adds to it once runs are over, those of a moment together.
+
+    Args:
+        journal: Open, until `close` returned.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._waiting: dict[str, list[RunNotes]] = {}
+        self._known: dict[str, WorkflowRecord] = {}
+        self._writing = asyncio.Lock()
+        self._closing = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+
+    async def expected_ms(self, plan: Plan, *, child: bool) -> dict[str, int]:
+        """How long the tasks of a run that is about to begin are expected to take.
+
+        Args:
+            child: Whether it is a sub-workflow, of which there may be many at once: what was read before will do.
+        """
+        try:
+            record = self._known.get(plan.name) if child else None
+            if record is None:
+                if plan.name in self._waiting:
+                    await self._write()
+                record = self._known[plan.name] = (await read_record(self._journal, plan.name))[0]
+            return expectations(record, plan)
+        except JournalError as error:
+            log.warning("what was learned of workflow '%s' cannot be read: %s", plan.name, error)
+            return {}
+
+    def watch(self, plan: Plan, *, whole: bool) -> RunWatch:
+        """What takes notes of a run; `whole` says whether it is seen from its first event on."""
+        return Noticing(plan.version, whole=whole, hand_in=lambda notes: self._take(plan.name, notes))
+
+    async def close(self) -> None:
+        """Keep what waits. Idempotent."""
+        self._closing.set()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            done, _ = await asyncio.wait([writer], timeout=_CLOSE_S)
+            if not done:
+                writer.cancel()
+                await asyncio.wait([writer])
+
+    def _take(self, workflow: str, notes: RunNotes) -> None:
+        self._waiting.setdefault(workflow, []).append(notes)
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.get_running_loop().create_task(self._keep(), name="noa-learner")
+
+    async def _keep(self) -> None:
+        while self._waiting:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), _GATHER_S)
+            try:
+                await self._write()
+            except JournalError as error:
+                log.warning("what a run taught is lost: %s", error)
+
+    async def _write(self) -> None:
+        async with self._writing:
+            waiting, self._waiting = self._waiting, {}
+            for workflow, notes in waiting.items():
+                await self._add(workflow, notes)
+
+    async def _add(self, workflow: str, notes: list[RunNotes]) -> None:
+        for _ in range(_TRIES):
+            record, revision = await read_record(self._journal, workflow)
+            made = await asyncio.to_thread(revised, record, notes)
+            if await self._journal.learn(workflow, encode_record(made), revision=revision):
+                if workflow in self._known:
+                    self._known[workflow] = made
+                return
+        log.warning("what %d runs of workflow '%s' taught is lost: others keep writing", len(notes), workflow)
+
+
+async def read_record(journal: Journal, workflow: str) -> tuple[WorkflowRecord, int]:
+    """What is known of a workflow, and its revision. What cannot be read counts as nothing, and is replaced in time."""
+    body, revision = await journal.learned(workflow)
+    try:
+        return decode_record(body), revision
+    except ValueError as error:  # msgspec's are ValueErrors too
+        log.warning("what was learned of workflow '%s' is not readable and counts as nothing: %s", workflow, error)
+        return WorkflowRecord(), revision
+
+
+async def forget(journal: Journal, workflow: str) -> bool:
+    """Drop what was learned of a workflow. Whether there was anything."""
+    while True:
+        body, revision = await journal.learned(workflow)
+        if not body:
+            return False
+        if await journal.learn(workflow, b"", revision=revision):
+            return True

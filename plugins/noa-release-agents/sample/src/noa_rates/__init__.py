@@ -1,0 +1,3 @@
+"""What a parcel costs."""
+
+__version__ = "1.0.0"

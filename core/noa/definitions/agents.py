@@ -31,7 +31,7 @@ def agent_spec(name: str, model: AgentModel, source: Source) -> AgentSpec:
         "start_timeout_s": model.start_timeout / 1000 if model.start_timeout else None,
         "env": model.env or None,
         "resources": model.resources or None,
-        "options": _remote_options(model) or None,
+        "options": (_remote_options(model) | _scaling_options(model)) or None,
     }
     return AgentSpec(
         name=name,
@@ -40,6 +40,11 @@ def agent_spec(name: str, model: AgentModel, source: Source) -> AgentSpec:
         options={key: value for key, value in options.items() if value is not None},
         position=source.position(("workflow", "agents", name), key=True),
     )
+
+
+def _scaling_options(model: AgentModel) -> dict[str, Any]:
+    idle = model.replicas.idle if model.replicas is not None and model.command is not None else None
+    return {} if idle is None else {"scale_down_after_s": idle / 1000}
 
 
 def _remote_options(model: AgentModel) -> dict[str, Any]:

@@ -350,6 +350,7 @@ class ReplicasModel(_Model):
 
     min: Annotated[int, Field(ge=0)] = Field(1, description="Kept going once needed.")
     max: Annotated[int, Field(ge=1)] = Field(1, description="Never more.")
+    idle: DurationMs | None = Field(None, description="After how long without need for them replicas end; 1 minute.")
 
     @model_validator(mode="after")
     def _ordered(self) -> ReplicasModel:

@@ -23,7 +23,7 @@ from noa.engine.signals import Known, judge
 from noa.errors import RunStateError, UsageError
 from noa.model.events import SignalApplied, SignalRefused
 from noa.model.ids import TaskPath
-from noa.plugin import ActionInfo, Registry, SignalRecord
+from noa.plugin import ActionInfo, Registry, RunRecord, SignalRecord
 from noa.runtime import Settings
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Target", "Wish", "intervene", "json_object", "known_of", "target_of"]
 
-_WAIT_S = 10.0
+_WAIT_MS = 10_000
+_LOOK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ async def _say(store: Store, target: Target, wish: Wish, actor: str, reason: str
         return became("refused", line, expected)
     if not is_driven(record):
         return became("recorded", _kept(wish, root.run_id))
-    judged = await wait_judged(store.journal, record.run_id, signal, after=record.last_seq, timeout_s=_WAIT_S)
+    judged = await _judged(store, record, signal)
     if isinstance(judged, SignalApplied):
         return became("applied", await _done(store, target, wish))
     if isinstance(judged, SignalRefused):
@@ -203,6 +204,19 @@ async def _say(store: Store, target: Target, wish: Wish, actor: str, reason: str
     return became("recorded", line)
 
 
+async def _judged(store: Store, record: RunRecord, signal: str) -> SignalApplied | SignalRefused | None:
+    """What the engine that drives a run says; None where it says nothing in time, or is gone."""
+    until_ms = now_ms() + _WAIT_MS
+    while True:
+        journal, run = store.journal, record.run_id
+        judged = await wait_judged(journal, run, signal, after=record.last_seq, timeout_s=_LOOK_S)
+        if judged is not None or now_ms() > until_ms:
+            return judged
+        now = await journal.run(run)
+        if now.status in OVER or not is_driven(now):  # it may have said so just before
+            return await wait_judged(journal, run, signal, after=record.last_seq, timeout_s=0)
+
+
 async def _say_to(store: Store, children: list[History], wish: Wish, actor: str, reason: str) -> None:
     """Say the same to sub-workflows, where it changes something."""
     for child in children:
@@ -211,7 +225,7 @@ async def _say_to(store: Store, children: list[History], wish: Wish, actor: str,
         run, body = child.record.run_id, dict(wish.body)
         signal = await put_signal(store.journal, run, wish.kind, reason=reason, actor=actor, body=body)
         if is_driven(child.record):
-            await wait_judged(store.journal, run, signal, after=child.record.last_seq, timeout_s=_WAIT_S)
+            await _judged(store, child.record, signal)
 
 
 def _kept(wish: Wish, root: str) -> str:

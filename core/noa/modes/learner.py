@@ -10,6 +10,7 @@ from noa.engine.ports import RunWatch
 from noa.errors import JournalError
 from noa.model.plan import Plan
 from noa.modes.learning import RunNotes, WorkflowRecord, decode_record, encode_record, expectations, revised
+from noa.modes.makespan import judged
 from noa.modes.noticing import Noticing
 from noa.plugin import Journal
 
@@ -31,7 +32,7 @@ class JournalLearner:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._waiting: dict[str, list[RunNotes]] = {}
+        self._waiting: dict[str, tuple[Plan, list[RunNotes]]] = {}
         self._known: dict[str, WorkflowRecord] = {}
         self._writing = asyncio.Lock()
         self._closing = asyncio.Event()
@@ -49,14 +50,14 @@ class JournalLearner:
                 if plan.name in self._waiting:
                     await self._write()
                 record = self._known[plan.name] = (await read_record(self._journal, plan.name))[0]
-            return expectations(record, plan)
+            return {} if record.slower else expectations(record, plan)
         except JournalError as error:
             log.warning("what was learned of workflow '%s' cannot be read: %s", plan.name, error)
             return {}
 
     def watch(self, plan: Plan, *, whole: bool) -> RunWatch:
         """What takes notes of a run; `whole` says whether it is seen from its first event on."""
-        return Noticing(plan.version, whole=whole, hand_in=lambda notes: self._take(plan.name, notes))
+        return Noticing(plan.version, whole=whole, hand_in=lambda notes: self._take(plan, notes))
 
     async def close(self) -> None:
         """Keep what waits. Idempotent."""
@@ -68,8 +69,10 @@ class JournalLearner:
                 writer.cancel()
                 await asyncio.wait([writer])
 
-    def _take(self, workflow: str, notes: RunNotes) -> None:
-        self._waiting.setdefault(workflow, []).append(notes)
+    def _take(self, plan: Plan, notes: RunNotes) -> None:
+        waiting = self._waiting[plan.name][1] if plan.name in self._waiting else []
+        waiting.append(notes)
+        self._waiting[plan.name] = (plan, waiting)
         if self._writer is None or self._writer.done():
             self._writer = asyncio.get_running_loop().create_task(self._keep(), name="noa-learner")
 
@@ -85,18 +88,23 @@ class JournalLearner:
     async def _write(self) -> None:
         async with self._writing:
             waiting, self._waiting = self._waiting, {}
-            for workflow, notes in waiting.items():
-                await self._add(workflow, notes)
+            for plan, notes in waiting.values():
+                await self._add(plan, notes)
 
-    async def _add(self, workflow: str, notes: list[RunNotes]) -> None:
+    async def _add(self, plan: Plan, notes: list[RunNotes]) -> None:
+        workflow = plan.name
         for _ in range(_TRIES):
             record, revision = await read_record(self._journal, workflow)
-            made = await asyncio.to_thread(revised, record, notes)
+            made = await asyncio.to_thread(_revised, record, notes, plan)
             if await self._journal.learn(workflow, encode_record(made), revision=revision):
                 if workflow in self._known:
                     self._known[workflow] = made
                 return
         log.warning("what %d runs of workflow '%s' taught is lost: others keep writing", len(notes), workflow)
+
+
+def _revised(record: WorkflowRecord, notes: list[RunNotes], plan: Plan) -> WorkflowRecord:
+    return judged(revised(record, notes), plan)
 
 
 async def read_record(journal: Journal, workflow: str) -> tuple[WorkflowRecord, int]:

@@ -44,11 +44,15 @@ _FORGOTTEN_AFTER = 20  # runs without a task; it was renamed or removed
 
 
 class FailureRecord(msgspec.Struct, omit_defaults=True):
-    """How often attempts ended with a code, how often a retry followed, and how often the task then succeeded."""
+    """How often attempts ended with a code, how often a retry followed, and how often the task then succeeded.
+
+    `retryable`: whether the last one was, in the opinion of who failed.
+    """
 
     count: float = 0
     retried: float = 0
     helped: float = 0
+    retryable: bool = False
 
 
 class TaskRecord(msgspec.Struct, omit_defaults=True):
@@ -94,13 +98,21 @@ class PastRun(msgspec.Struct, omit_defaults=True):
 
 
 class WorkflowRecord(msgspec.Struct, omit_defaults=True):
-    """What is known of a workflow. `runs` counts those that taught anything."""
+    """What is known of a workflow.
+
+    Attributes:
+        runs: That taught anything.
+        version: Of the last of them.
+        slower: Whether a run in learned order is expected to take longer than one in the order of arrival. That can be:
+            the best order is not the longest way first for every graph, only for most.
+    """
 
     format: int = _FORMAT
     runs: int = 0
     version: str = ""
     tasks: dict[str, TaskRecord] = {}
     past: list[PastRun] = []
+    slower: bool = False
 
 
 class TaskNotes(msgspec.Struct):
@@ -193,6 +205,7 @@ def _add(task: TaskRecord, found: TaskNotes) -> None:
         known.count += more.count
         known.retried += more.retried
         known.helped += more.helped
+        known.retryable = more.retryable
     if not found.count:
         return
     first = not task.count

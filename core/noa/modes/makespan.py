@@ -13,11 +13,15 @@ from typing import TypeAlias
 
 from noa.engine.ranking import upward_ranks
 from noa.model.plan import BlockTemplate, Plan, StagePlan, TaskPlan
+from noa.modes.learning import WorkflowRecord, expectations, expected_items
 
-__all__ = ["Estimate", "Load", "estimate", "makespan_ms"]
+__all__ = ["Estimate", "Load", "estimate", "judged", "load_of", "makespan_ms"]
 
 MOST_ITERATIONS = 2_000
 """Of a loop; one that has more is taken for so many, each of them longer."""
+
+MOST_TASKS = 5_000
+"""Of a plan that is simulated after each of its runs."""
 
 _Wait: TypeAlias = tuple[str, str]
 """Stage and task, or stage and "" for the end of the stage."""
@@ -36,6 +40,27 @@ class Load:
     item_ms: Mapping[str, int]
     per_run: Mapping[str, float] = field(default_factory=dict)
     capacity: int | None = None
+
+
+def load_of(record: WorkflowRecord, plan: Plan) -> Load:
+    """What was learned, as a load: as many at once as were ever seen where the definition has no limit of its own."""
+    peak = max((run.peak for run in record.past if run.version == record.version), default=0)
+    per_run = {name: task.per_run for name, task in record.tasks.items()}
+    return Load(expected_items(record), per_run, peak if plan.max_parallel is None and peak else None)
+
+
+def judged(record: WorkflowRecord, plan: Plan) -> WorkflowRecord:
+    """The record, which says whether learned order is slower for this plan; the given one is changed.
+
+    Plans of more than `MOST_TASKS` tasks are not simulated: learned order counts there.
+    """
+    expected_ms = expectations(record, plan)
+    tasks = sum(len(template.tasks) for stage in plan.stages.values() for template in stage.templates.values())
+    record.slower = False
+    if expected_ms and tasks <= MOST_TASKS:
+        load = load_of(record, plan)
+        record.slower = makespan_ms(plan, load, expected_ms) > makespan_ms(plan, load, {})
+    return record
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,9 @@ class Noticing:
         if notes is None or code in _NOT_WORK:
             return
         notes.attempts += 1
-        notes.failures.setdefault(code, FailureRecord()).count += 1
+        failure = notes.failures.setdefault(code, FailureRecord())
+        failure.count += 1
+        failure.retryable = event.failure.retryable
         self._failed[event.task] = code
 
     def _recovery_chosen(self, event: RecoveryChosen) -> None:

@@ -108,6 +108,17 @@ class Host:
             return []
         return self.runtime.observations.read(run, after_id=after_id, task=task)
 
+    def text_of(self, path: str) -> str | None:
+        """Text of a file; None where there is none."""
+        try:
+            return Path(path).read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return None
+
+    async def close(self) -> None:
+        """Let go of everything; a run that is not over stays as it is."""
+        await self.runtime.close()
+
     async def is_driven(self, run: RunId) -> bool:
         """Whether some process drives it now."""
         return is_driven(await self.runtime.journal.run(run))

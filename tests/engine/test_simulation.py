@@ -31,9 +31,11 @@ def played(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
     counts: Counter[str] = Counter()
     yield counts
     reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None and counts:
+    capture = request.config.pluginmanager.get_plugin("capturemanager")
+    if reporter is not None and capture is not None and counts:
         rest = ", ".join(f"{name} {number:,}" for name, number in sorted(counts.items()))
-        reporter.write_line(f"\nsimulated: {rest}")
+        with capture.global_and_fixture_disabled():
+            reporter.write_line(f"\nsimulated: {rest}")
 
 
 @pytest.mark.parametrize("part", range(PARTS))

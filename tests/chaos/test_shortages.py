@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from tests.e2e.conftest import NOA, Noa
 
+import noa.builtins
 from noa.plugin import Registry
 from noa.runtime import Runtime
 
@@ -90,7 +91,9 @@ async def test_a_machine_that_has_no_process_left_fails_the_task_in_words_and_an
     def refuse(*_: Any) -> int:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    async with Runtime(registry=Registry.load(), home=tmp_path / "home") as runtime:
+    registry = Registry()
+    registry.register(noa.builtins, "noa")
+    async with Runtime(registry=registry, home=tmp_path / "home") as runtime:
         with monkeypatch.context() as patch:
             patch.setattr("subprocess._fork_exec", refuse)
             running = await runtime.start(definition(tmp_path), run_id="r1")

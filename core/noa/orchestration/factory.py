@@ -337,14 +337,11 @@ class AgentFactory:
             await asyncio.wait(ending, timeout=grace_s + 1.0)
 
     async def _release_on(self, connections: Collection[AgentConnection], run: RunId, grace_s: float) -> None:
-        calls = [self._spawn(c.cancel(run=run, grace_s=grace_s, reason="the run is over")) for c in connections]
-        done, late = await asyncio.wait(calls, timeout=grace_s + 1.0)
+        calls = [self._spawn(_release_by(connection, run, grace_s)) for connection in connections]
+        _, late = await asyncio.wait(calls, timeout=grace_s + 1.0)
         for call in late:
             call.cancel()
             log.warning("run %s: an agent did not release it within %g s", run, grace_s)
-        for call in done:
-            if not call.cancelled() and (error := call.exception()) is not None:
-                log.warning("run %s: an agent could not release it: %s", run, error)
 
     # --- agents ------------------------------------------------------------------------------------------------
 
@@ -481,3 +478,11 @@ class UnknownAgentError(UsageError):
     """An assignment names an agent that is not declared. Nothing was executed."""
 
     code = "UNKNOWN_AGENT"
+
+
+async def _release_by(connection: AgentConnection, run: RunId, grace_s: float) -> None:
+    # It tells itself what goes wrong: who waits for it may be gone by then, such as an engine that is being closed.
+    try:
+        await connection.cancel(run=run, grace_s=grace_s, reason="the run is over")
+    except Exception as error:  # foreign code: an agent kind of a plugin
+        log.warning("run %s: an agent could not release it: %s", run, error)

@@ -30,7 +30,7 @@ _MEANING = {
     sqlite3.SQLITE_TOOBIG: "a value is too large for the store. Pass it as an artifact",
 }
 
-_FILES_OF_A_STORE = 4  # database, log, index of the log, and one for a folder or a temporary file
+_FILES_OF_A_STORE = 8  # two connections, each with database and log, the index of the log, and some to spare
 
 _PERHAPS_THE_DISK = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
 

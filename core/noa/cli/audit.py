@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from noa.cli.command import NoaCommand, home_option, json_option, print_json, run_argument, settings_of
+from noa.cli.command import NoaCommand, home_option, json_option, plugin_option, print_json, run_argument, settings_of
 
 if TYPE_CHECKING:
     from noa.cli.decisions import Decided
@@ -23,9 +23,19 @@ _VALUE = 160
 @click.option("--verify", is_flag=True, help="Check instead that the events are those that were written.")
 @click.option("--people", is_flag=True, help="Only what people decided.")
 @json_option
+@plugin_option
 @home_option
 @click.pass_context
-def command(ctx: click.Context, run: str, *, verify: bool, people: bool, as_json: bool, home: str | None) -> None:
+def command(
+    ctx: click.Context,
+    run: str,
+    *,
+    verify: bool,
+    people: bool,
+    as_json: bool,
+    plugins: tuple[str, ...],
+    home: str | None,
+) -> None:
     """Show every decision about RUN in order: who, when, what, why, and what was before and after.
 
     Those of people (approvals, interventions, cancellations, changes of mode, what was refused) and those that were
@@ -50,11 +60,11 @@ def command(ctx: click.Context, run: str, *, verify: bool, people: bool, as_json
     from noa.cli.session import open_store, run_async
 
     async def read() -> list[Decided]:
-        async with open_store(settings_of(home)) as store:
+        async with open_store(settings_of(home, plugins)) as store:
             return await _decided(store, await _family(store, run))
 
     async def check() -> list[dict[str, Any]]:
-        async with open_store(settings_of(home)) as store:
+        async with open_store(settings_of(home, plugins)) as store:
             return [await _verified(store, record) for record in await _family(store, run)]
 
     if verify:
@@ -87,7 +97,8 @@ async def _decided(store: Store, records: list[RunRecord]) -> list[Decided]:
 
     found: list[Decided] = []
     for record in records:
-        told = decisions(await store.journal.read(record.run_id))
+        history = await store.history(record.run_id)
+        told = decisions(history.events, history.plan)
         taken = {decided.signal for decided in told}
         waiting = [signal for signal in await store.journal.signals([record.run_id]) if signal.signal_id not in taken]
         found += [*told, *map(recorded, waiting)]

@@ -43,6 +43,7 @@ from noa.model.events import (
 )
 from noa.model.failure import Failure
 from noa.model.ids import TaskPath
+from noa.model.plan import Plan
 from noa.monitoring.progress import ProgressModel
 from noa.plugin import SignalRecord
 
@@ -109,9 +110,14 @@ class Decided:
         }
 
 
-def decisions(events: Iterable[tuple[int, Event]]) -> list[Decided]:
-    """The decisions of a run, in order. Args: its events with their sequence numbers, from the first."""
-    fold = _Fold()
+def decisions(events: Iterable[tuple[int, Event]], plan: Plan | None = None) -> list[Decided]:
+    """The decisions of a run, in order.
+
+    Args:
+        events: Of the run with their sequence numbers, from the first.
+        plan: Of the run, where it is known; without it, what only the definition tells is not there as `before`.
+    """
+    fold = _Fold(plan)
     return [decided for seq, event in events for decided in fold.take(seq, event)]
 
 
@@ -137,8 +143,8 @@ def recorded(signal: SignalRecord) -> Decided:
 class _Fold:
     """Follows a run, so that each decision can be told with what was before it."""
 
-    def __init__(self) -> None:
-        self._view = ProgressModel()
+    def __init__(self, plan: Plan | None) -> None:
+        self._view = ProgressModel(plan)
         self._seq = 0
         self._created: RunCreated | None = None
         self._inputs: dict[str, dict[str, Any]] = {}
@@ -327,7 +333,7 @@ class _Fold:
         yield self._decided(
             event,
             "recover",
-            f"recovery {event.strategy}",
+            f"recovery {event.strategy.partition(':')[2] or event.strategy}",
             _chosen(event),
             subject=event.task,
             before=_text(task.failure) if task is not None else None,

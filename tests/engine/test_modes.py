@@ -1,12 +1,14 @@
 """Approvals, rules, interventions, breakpoints and steps in the core, and how the mode decides what is held."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from tests.engine.driven import Driven
 
+from noa.definitions import load_plan
 from noa.definitions.snippets import snippet
 from noa.engine.commands import CancelAttempt
 from noa.model.events import HoldResolved, SignalApplied, SignalRefused, StageHeld, TaskHeld
@@ -396,3 +398,26 @@ def test_breakpoint_does_not_stand_for_an_approval(registry: Registry, compile_s
     assert hold.kind == "approval"
     assert say(run, "approve", task="one/x") == ""
     assert going(run) == ["one/x"]
+
+
+def test_workflow_waits_for_people_where_its_sub_workflow_does(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "child.yaml").write_text(
+        "workflow:\n  name: child\n  stages: [{name: s, type: sequential, tasks: [{agent: a, action: x, approval: ok?}]}]\n"
+    )
+    (tmp_path / "parent.yaml").write_text(
+        "workflow:\n  name: parent\n  stages: [{name: s, type: sequential, tasks: [{workflow: child.yaml}]}]\n"
+    )
+    assert load_plan(tmp_path / "parent.yaml", registry=registry).mode == "supervised"
+
+
+def test_run_that_will_try_again_by_itself_does_not_wait_for_a_person_alone(
+    registry: Registry, compile_stages: Compile
+) -> None:
+    tasks = [task("x", recovery=["ask"]), task("y", recovery=[{"retry": {"delay_s": 600}}])]
+    run = Driven(compile_stages({"name": "s", "type": "parallel", "tasks": tasks}), registry)
+    run.fail(Failure("BROKEN", "no", retryable=True), path("s/x"))
+    run.fail(Failure("BROKEN", "no", retryable=True), path("s/y"))
+    assert not run.state.waiting
+    run.fire("retry:s/y")
+    run.succeed(path("s/y"))
+    assert run.state.waiting

@@ -184,7 +184,8 @@ class _Compiler:
         """What the definition says, or else one in which somebody is waited for where something asks for a person."""
         name, modes = self.workflow.mode, self.registry.modes
         if name is None:
-            asks = self.chains.asks or self.approves or self.workflow.supervise is not None
+            below = any(child.mode == "supervised" for child in self.children.values())  # they run in this one's mode
+            asks = self.chains.asks or self.approves or self.workflow.supervise is not None or below
             return "supervised" if asks and "supervised" in modes else "auto"
         if name not in modes:
             self._add("UNKNOWN_MODE", ("workflow", "mode"), f"mode '{name}' is not known. {known(name, modes)}")

@@ -92,8 +92,10 @@ class StateBase:
     @property
     def waiting(self) -> bool:
         """Whether nothing but a person (or the time that one has) moves the run on."""
-        return bool(self.held or self.held_stages or self.paused) and all(
-            isinstance(command, SetTimer) for command in self.pending.values()
+        asked = self.held or self.held_stages or self.paused
+        return bool(asked) and all(
+            isinstance(command, SetTimer) and not command.timer.startswith(("retry:", "hedge:"))
+            for command in self.pending.values()
         )
 
     def accepts(self, task: TaskPath, attempt: int) -> bool:

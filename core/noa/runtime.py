@@ -198,6 +198,7 @@ class Runtime:
             resources=self._ledger,
             mask=self._vault.mask,
             ready=lambda declaration: with_secrets(declaration, self._vault.value),
+            may_begin=lambda run: self.engine.confirm(run),  # noqa: PLW0108 - the engine is built after it
         )
         if self.registry.observers:
             self._plugin_observers = PluginObservers(self.registry.observers)

@@ -166,8 +166,7 @@ def overlaps(fleet: Fleet) -> list[str]:
         going[key] = effect
         if before is None or (before.end is not None and before.end.at_ns <= effect.begin.at_ns):
             continue
-        # Also the later one's engine may have been out: what queues in it is begun when it wakes (test_fencing.py).
-        if not _out(fleet, before, effect.begin.at_ns) and not _out(fleet, effect, effect.begin.at_ns):
+        if not _out(fleet, before, effect.begin.at_ns):
             wrong.append(f"{key}: {before.begin.execution} in {before.begin.pid} and {effect.begin.pid} at once")
     return wrong
 

@@ -138,12 +138,8 @@ async def test_timers_of_a_run_that_is_resumed_under_another_time_are_not_late_b
     clock.ahead_ms += jump_h * HOUR_MS
     again = await opened(tmp_path, ledger, clock)
     try:
-        async with asyncio.timeout(PROMPTLY_S if jump_h > 0 else 1.5):
+        async with asyncio.timeout(PROMPTLY_S):
             state = await (await again.engine.resume(running.run_id)).wait()
-    except TimeoutError:
-        if jump_h > 0:
-            raise
-        pytest.xfail(f"a clock that was put back by 3 h puts off the timer '{timer}' by 3 h: see docs/reliability.md")
     finally:
         await again.close()
         ledger.close()
@@ -163,10 +159,8 @@ async def test_a_clock_that_is_put_back_just_before_a_timer_is_set_does_not_put_
 
     runtime = await opened(tmp_path, ledger, clock, on_event=jump)
     try:
-        async with asyncio.timeout(1.5):
+        async with asyncio.timeout(PROMPTLY_S):
             state = await (await runtime.start(definition, run_id="r1")).wait()
-    except TimeoutError:
-        pytest.xfail("a timer is set by the time at which it is due, not by how long it lasts: see docs/reliability.md")
     finally:
         await runtime.close()
         ledger.close()

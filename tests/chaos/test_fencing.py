@@ -18,10 +18,6 @@ def one_task(**inputs: Any) -> dict[str, Any]:
     return {"workflow": {"name": "w", "version": "1", "stages": [stage("s", "parallel", task("t", inputs=inputs))]}}
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="what waits for a slot of an agent is begun without a look at the lease; see docs/reliability.md",
-)
 async def test_what_still_queues_in_an_engine_whose_lease_was_taken_is_not_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: Counter[str]
 ) -> None:

@@ -402,7 +402,8 @@ def test_breakpoint_does_not_stand_for_an_approval(registry: Registry, compile_s
 
 def test_workflow_waits_for_people_where_its_sub_workflow_does(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "child.yaml").write_text(
-        "workflow:\n  name: child\n  stages: [{name: s, type: sequential, tasks: [{agent: a, action: x, approval: ok?}]}]\n"
+        "workflow:\n  name: child\n"
+        "  stages: [{name: s, type: sequential, tasks: [{agent: a, action: x, approval: ok?}]}]\n"
     )
     (tmp_path / "parent.yaml").write_text(
         "workflow:\n  name: parent\n  stages: [{name: s, type: sequential, tasks: [{workflow: child.yaml}]}]\n"

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from secrets import choice
 from typing import Any
 from weakref import WeakValueDictionary
@@ -124,6 +124,7 @@ class Engine:
         self._not_adopted: set[RunId] = set()
         self._resuming: WeakValueDictionary[RunId, asyncio.Lock] = WeakValueDictionary()
         self._keeper: asyncio.Task[None] | None = None
+        self._sure_until_ms = 0  # until when all leases certainly hold that were there when they were last renewed
 
     @property
     def owner(self) -> str:
@@ -406,7 +407,8 @@ class Engine:
             with contextlib.suppress(JournalError):
                 await self._journal.release(lease)
             raise
-        now_ms = self._clock.now_ms()
+        # The clock may have been put back since: what the run waits for must not begin later by that much.
+        now_ms = max(self._clock.now_ms(), history[-1][1].at_ms)
         first: list[Event] = [RunResumed(at_ms=now_ms, owner=self._owner, fence=lease.fence)]
         core.state.apply(first[0])
         # What people said while nobody drove the run counts before anything is executed again.
@@ -522,13 +524,40 @@ class Engine:
             await asyncio.sleep(SIGNAL_POLL_S)
 
     async def _renew(self) -> None:
+        sure_until_ms = self._clock.now_ms() + self._lease_ms
         lost = await self._journal.renew(
             [running.live.lease for running in self._live.values()], lease_ms=self._lease_ms
         )
+        self._sure_until_ms = sure_until_ms
         for run in lost:
             running = self._live.get(run)
             if running is not None:
                 running.live.lose(OwnershipError(f"run {run} is driven by another engine now; this one stops", run=run))
+
+    def confirm(self, run: RunId) -> Awaitable[None] | None:
+        """Before an attempt is given to an agent: None where the run is certainly ours, else what makes it certain.
+
+        An engine that was stopped for longer than its lease must not begin what still queues in it.
+
+        Raises (awaited):
+            OwnershipError: Another engine has taken the run over.
+        """
+        running = self._live.get(run)
+        if running is None or self._clock.now_ms() < max(running.live.lease.until_ms, self._sure_until_ms):
+            return None
+        return self._confirmed(running)
+
+    async def _confirmed(self, running: Running) -> None:
+        while True:
+            try:
+                await self._renew()
+            except JournalError as error:
+                log.warning("the journal did not answer: %s", error)
+                await asyncio.sleep(SIGNAL_POLL_S)
+                continue
+            if running.live.lost is not None:
+                raise running.live.lost
+            return
 
     async def _apply_signals(self) -> bool:
         """Hand signals to their runs. One is marked in a later round, when its event is in the journal: look again?"""

@@ -144,6 +144,11 @@ class LiveRun:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
+    @property
+    def lost(self) -> JournalError | None:
+        """Why it is not driven here any more."""
+        return self._broken
+
     def lose(self, error: JournalError) -> None:
         """Stop driving the run: its lease was lost."""
         self._broken = error
@@ -216,7 +221,9 @@ class LiveRun:
                 before = self._timers.pop(timer, None)
                 if before is not None:
                     before.cancel()  # it was set anew
-                self._timers[timer] = self._clock.call_at(due_ms, lambda: self._fire(timer))
+                # What set it may be of a time to which the clock was put back: it lasts no longer for that.
+                behind_ms = max(0, self.state.now_ms - self._clock.now_ms())
+                self._timers[timer] = self._clock.call_at(due_ms - behind_ms, lambda: self._fire(timer))
             case CancelAttempt(task=path, attempt=attempt, reason=reason):
                 self._cancel_attempt(path, attempt, reason)
 

@@ -6,7 +6,7 @@ import asyncio
 import difflib
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class AgentFactory:
         on_event: Told what happens to replicas, and how many there are to be; must not raise.
         mask: Takes secrets out of what agents print.
         ready: Puts secrets into the declaration of an agent that is about to start; what is kept has marks only.
+        may_begin: Asked before an attempt is given to an agent: None, or what must be awaited first and may raise.
         host: Processor cores (`cpu`) and bytes of memory (`memory`) that agents may use together; None asks the system,
             cgroups included. Where they are used up, a queue adds no replicas.
     """
@@ -72,7 +73,9 @@ class AgentFactory:
         mask: Callable[[str], str] = str,
         ready: Callable[[AgentDeclaration], AgentDeclaration] | None = None,
         host: Mapping[str, float] | None = None,
+        may_begin: Callable[[RunId], Awaitable[None] | None] | None = None,
     ) -> None:
+        self._may_begin = may_begin
         self._registry = registry
         self._declarations = dict(declarations)
         places = Places(runtime_dir, log_dir, artifacts, mask)
@@ -228,6 +231,8 @@ class AgentFactory:
         )
 
     async def _work(self, attempt: Attempt, replica: Supervisor) -> Outcome:
+        if self._may_begin is not None and (unsure := self._may_begin(attempt.assignment.run_id)) is not None:
+            await unsure
         connection = replica.connection
         assignment = attempt.assignment
         if connection is None:

@@ -195,7 +195,8 @@ def _approval_lines(question: Question) -> list[str]:
     if len(shown) > _SHOWN:
         lines.append(f"{'':<14}and {plural(len(shown) - _SHOWN, 'more value')}; noa approvals --json has all")
     who = ", ".join(question.approvers) or "anybody"
-    who += f" but {' and '.join(question.barred)}" if question.barred else ""
+    barred = [name for name in question.barred if not question.approvers or name in question.approvers]
+    who += f" but {' and '.join(barred)}" if barred else ""
     done = f" ({', '.join(question.approvals)})" if question.approvals else ""
     if question.quorum > 1 or done:
         who += f"; {len(question.approvals)} of {question.quorum} did{done}"

@@ -133,7 +133,7 @@ def test_only_those_named_approve_by_their_tokens_as_many_as_are_needed_and_not_
     rule = {"approvers": ["ann", "bob", "cid"], "quorum": 2, "four_eyes": True}
     process = begin(noa, definition([task("count", noa, approval=rule)]))
     shown = look(noa, "approvals").out
-    assert re.search(r"may approve +ann, bob, cid but \S+; 0 of 2 did", shown)
+    assert re.search(r"may approve +ann, bob, cid; 0 of 2 did", shown)
     wrong = look(noa, "approve", "mine", token="noa_wrong")
     assert wrong.code == 2
     assert "NOA_ACTOR_TOKEN is no token" in wrong.err

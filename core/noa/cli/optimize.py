@@ -223,7 +223,7 @@ def _as_json(found: _Found) -> dict[str, Any]:
             "ratio": round(before / after, 3) if before and after else None,
         },
         "estimate": asdict(found.estimate) if found.estimate is not None else None,
-        "past": [msgspec.to_builtins(run) for run in record.past],
+        "past": [msgspec.structs.asdict(run) for run in record.past],
         "proposals": [asdict(proposal) for proposal in found.proposals],
         "snippet": snippet_of(found.proposals),
         "problem": found.problem,

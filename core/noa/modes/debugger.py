@@ -257,9 +257,13 @@ class Debugger:
             task: Which one; by default the first that the debugger holds.
             into: Whether a sub-workflow that begins so stays stopped before its first task (see `child_of`).
         """
+        await self.refresh()
         held = frozenset(stop.subject for stop in self.stops())
         busy = task or next((s.subject for s in self.stops() if s.hold and s.hold.kind in _DEBUGGER), "")
-        await self.ask("step", task=busy or None)
+        if busy:
+            await self.ask("step", task=busy)
+        else:  # what is held by the time that a signal comes is not ours to let go
+            await self.interrupt()
         return await self.wait_stop(but=held, busy=busy, into=into)
 
     async def interrupt(self) -> None:
@@ -389,6 +393,11 @@ class Debugger:
                 inputs: dict[str, Any] = getattr(event, "inputs", {})
                 return inputs or self.view.wired_inputs(task)
         return {}
+
+    def inputs_of(self, path: str) -> Mapping[str, Any]:
+        """What the task of a path is given; empty where there is no such task now."""
+        task = self.view.tasks.get(TaskPath(path))
+        return self.inputs(task) if task is not None else {}
 
     def evaluate(self, text: str, task: str = "") -> Any:
         """The value of an expression in the state that is looked at.

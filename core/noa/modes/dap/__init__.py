@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from noa.modes.dap.base import Debugged, Runs
 from noa.modes.dap.protocol import Malformed, Reader, encode
-from noa.modes.dap.session import Debugged, Runs, Session
+from noa.modes.dap.session import Session
 
 __all__ = ["Debugged", "Malformed", "Reader", "Runs", "Session", "encode"]

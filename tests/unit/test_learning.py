@@ -19,6 +19,7 @@ from noa.model.events import (
     Complete,
     Event,
     Hold,
+    HoldResolved,
     RecoveryChosen,
     Retry,
     RunCreated,
@@ -231,6 +232,8 @@ def test_only_whole_runs_without_people_that_succeed_are_compared() -> None:
     held = Watched()
     held.tell(TaskHeld(at_ms=1, task=TaskPath("s/a"), hold=Hold(question="?")))
     assert held.over().past is None
+    held.tell(HoldResolved(at_ms=1, subject="s/a", answer="approve", by="mode auto"))
+    assert held.over().past is not None, "in auto mode nobody is waited for"
 
 
 # --- the order and its makespan

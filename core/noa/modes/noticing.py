@@ -10,6 +10,7 @@ from noa.model.events import (
     AttemptFailed,
     AttemptSucceeded,
     Event,
+    HoldResolved,
     LateResult,
     RecoveryChosen,
     Retry,
@@ -44,6 +45,7 @@ class Noticing:
         self._began: dict[tuple[TaskPath, int], int] = {}
         self._retried: dict[TaskPath, list[str]] = {}
         self._failed: dict[TaskPath, str] = {}
+        self._holds: set[str] = set()
         self._learned = False
         self._peak = 0
 
@@ -61,7 +63,7 @@ class Noticing:
 
     def over(self, state: RunState) -> None:
         """The run is over; hand in what was noted."""
-        if self._comparable and state.status == "succeeded":
+        if self._comparable and not self._holds and state.status == "succeeded":
             self._notes.past = PastRun(
                 run_id=state.run_id,
                 at_ms=state.finished_ms,
@@ -111,6 +113,12 @@ class Noticing:
     def _late(self, event: LateResult) -> None:
         self._began.pop((event.task, event.attempt), None)
 
+    def _held(self, event: TaskHeld | StageHeld) -> None:
+        self._holds.add(event.task if isinstance(event, TaskHeld) else event.stage)
+
+    def _resolved(self, event: HoldResolved) -> None:
+        self._holds.discard(event.subject)  # by its mode, at once: nobody was waited for
+
     def _people(self, _event: Event) -> None:
         self._comparable = False
 
@@ -133,7 +141,8 @@ _TAKE: dict[type, Callable[[Noticing, Any], None]] = {
     RecoveryChosen: Noticing._recovery_chosen,
     TaskFailed: Noticing._task_failed,
     LateResult: Noticing._late,
-    TaskHeld: Noticing._people,
-    StageHeld: Noticing._people,
+    TaskHeld: Noticing._held,
+    StageHeld: Noticing._held,
+    HoldResolved: Noticing._resolved,
     SignalApplied: Noticing._people,
 }

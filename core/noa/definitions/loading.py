@@ -158,7 +158,8 @@ class _Loader:
             children=child,
             problems=found,
         )
-        if self.warns and not any(p.severity == "error" for p in found):
+        # A sub-workflow with mistakes has no plan, and then nothing can be said of what it is given.
+        if self.warns and not any(p.severity == "error" for p in (*found, *self.problems)):
             found += wiring_warnings(source, compiled)
             strategies = self.registry.recovery_strategies
             found += rollback_warnings(source, compiled.plan, compiled.paths, strategies, root=root)

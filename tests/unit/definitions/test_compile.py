@@ -351,6 +351,16 @@ workflow:
         (problem,) = caught.value.problems
         assert (Path(problem.file).name, problem.code) == ("leaf.yaml", "UNKNOWN_AGENT")
 
+    def test_mistakes_in_a_child_are_shown_where_warnings_are_wanted_too(
+        self, tmp_path: Path, registry: Registry
+    ) -> None:
+        (tmp_path / "child.yaml").write_text("workflow: {name: c, stages: [{name: s, type: nothing, tasks: []}]}")
+        parent = "workflow: {name: p, stages: [{name: s, type: sequential, tasks: [{workflow: child.yaml}]}]}"
+        (tmp_path / "parent.yaml").write_text(parent)
+        with pytest.raises(DefinitionError) as refused:
+            load_plan(tmp_path / "parent.yaml", registry=registry, warnings=[])
+        assert all(problem.file.endswith("child.yaml") for problem in refused.value.problems)
+
     def test_inputs_must_fit_the_child(self, tmp_path: Path, registry: Registry) -> None:
         with pytest.raises(DefinitionError) as caught:
             load_plan(self.write(tmp_path, "{y: 2, q: 3}"), registry=registry)

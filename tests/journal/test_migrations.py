@@ -77,3 +77,4 @@ async def test_a_migrated_store_has_the_schema_of_a_new_one(tmp_path: Path) -> N
         await journal.close()
     assert schema(old) == schema(new)
     assert ("kept", "expires_at_ms", "INTEGER", 1, None, 0) in schema(new)
+    assert ("learned", "body", "BLOB", 1, None, 0) in schema(new)

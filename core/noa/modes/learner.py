@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 
 from noa.engine.ports import RunWatch
 from noa.errors import JournalError
@@ -21,6 +22,8 @@ log = logging.getLogger("noa.modes")
 _GATHER_S = 0.2
 _TRIES = 20
 _CLOSE_S = 5.0
+_FRESH_S = 2.0
+_ENOUGH_RUNS = 5
 
 
 class JournalLearner:
@@ -34,6 +37,7 @@ class JournalLearner:
         self._journal = journal
         self._waiting: dict[str, tuple[Plan, list[RunNotes]]] = {}
         self._known: dict[str, WorkflowRecord] = {}
+        self._read_at: dict[str, float] = {}
         self._writing = asyncio.Lock()
         self._closing = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
@@ -45,15 +49,24 @@ class JournalLearner:
             child: Whether it is a sub-workflow, of which there may be many at once: what was read before will do.
         """
         try:
-            record = self._known.get(plan.name) if child else None
-            if record is None:
+            record = self._known.get(plan.name)
+            if record is None or not (child or self._still_good(plan.name, record)):
                 if plan.name in self._waiting:
                     await self._write()
-                record = self._known[plan.name] = (await read_record(self._journal, plan.name))[0]
+                record = await self._read(plan.name)
             return {} if record.slower else expectations(record, plan)
         except JournalError as error:
             log.warning("what was learned of workflow '%s' cannot be read: %s", plan.name, error)
             return {}
+
+    def _still_good(self, workflow: str, record: WorkflowRecord) -> bool:
+        """Whether a record that was read a moment ago will do: one run more would hardly change it."""
+        return record.runs >= _ENOUGH_RUNS and time.monotonic() - self._read_at[workflow] < _FRESH_S
+
+    async def _read(self, workflow: str) -> WorkflowRecord:
+        record = self._known[workflow] = (await read_record(self._journal, workflow))[0]
+        self._read_at[workflow] = time.monotonic()
+        return record
 
     def watch(self, plan: Plan, *, whole: bool) -> RunWatch:
         """What takes notes of a run; `whole` says whether it is seen from its first event on."""
@@ -99,6 +112,7 @@ class JournalLearner:
             if await self._journal.learn(workflow, encode_record(made), revision=revision):
                 if workflow in self._known:
                     self._known[workflow] = made
+                    self._read_at[workflow] = time.monotonic()
                 return
         log.warning("what %d runs of workflow '%s' taught is lost: others keep writing", len(notes), workflow)
 

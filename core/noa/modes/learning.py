@@ -200,7 +200,7 @@ def _age(record: WorkflowRecord) -> None:
 
 def _add(task: TaskRecord, found: TaskNotes) -> None:
     task.attempts += found.attempts
-    for code, more in found.failures.items():
+    for code, more in found.failures.items() if found.failures else ():
         known = task.failures.setdefault(code, FailureRecord())
         known.count += more.count
         known.retried += more.retried
@@ -212,11 +212,13 @@ def _add(task: TaskRecord, found: TaskNotes) -> None:
     task.count += found.count
     task.mean_ms = _decayed(task.mean_ms, found.sum_ms / found.count, first)
     task.per_run = _decayed(task.per_run, found.count, first)
-    task.recent_ms = [*task.recent_ms, *found.durations_ms][-KEPT_DURATIONS:]
+    task.recent_ms += found.durations_ms
+    del task.recent_ms[:-KEPT_DURATIONS]
     if found.measured:
         task.cpu_s = _decayed(task.cpu_s, found.cpu_s / found.measured, not task.cpu_s)
-    faded = (1 - _NEWEST) * task.peak_memory_bytes + _NEWEST * found.peak_memory_bytes
-    task.peak_memory_bytes = max(found.peak_memory_bytes, faded)
+    if found.peak_memory_bytes or task.peak_memory_bytes:
+        faded = (1 - _NEWEST) * task.peak_memory_bytes + _NEWEST * found.peak_memory_bytes
+        task.peak_memory_bytes = max(found.peak_memory_bytes, faded)
 
 
 def _decayed(before: float, now: float, first: bool) -> float:
@@ -236,7 +238,11 @@ def percentile_of(values: Sequence[int], part: float) -> float:
 
 def expected_items(record: WorkflowRecord) -> dict[str, int]:
     """How long one success of each task is expected to take in milliseconds, by `stage/task`: the median."""
-    return {name: round(percentile_of(task.recent_ms, 50)) for name, task in record.tasks.items() if task.recent_ms}
+    return {name: _usual(task.recent_ms) for name, task in record.tasks.items() if task.recent_ms}
+
+
+def _usual(durations_ms: list[int]) -> int:
+    return durations_ms[0] if len(durations_ms) == 1 else sorted(durations_ms)[len(durations_ms) // 2]
 
 
 def expectations(record: WorkflowRecord, plan: Plan) -> dict[str, int]:
@@ -247,19 +253,19 @@ def expectations(record: WorkflowRecord, plan: Plan) -> dict[str, int]:
     Returns:
         Empty where nothing is known, or an order gains nothing: one task, or none that takes a while.
     """
-    items = expected_items(record)
     found: dict[str, int] = {}
+    tasks = record.tasks
     for stage in plan.stages.values():
         for template in stage.templates.values():
             for task in template.tasks:
                 name = f"{stage.name}/{task.name}"
-                if name in items:
-                    found[name] = round(items[name] * _rounds(record.tasks[name], stage))
+                known = tasks.get(name)
+                if known is not None and known.recent_ms:
+                    item_ms = _usual(known.recent_ms)
+                    found[name] = round(item_ms * _rounds(known, stage)) if stage.repeats else item_ms
     return found if len(found) > 1 and max(found.values()) >= WORTH_MS else {}
 
 
 def _rounds(task: TaskRecord, stage: StagePlan) -> float:
     """How many iterations of a loop follow one another."""
-    if not stage.repeats:
-        return 1.0
     return max(1.0, task.per_run / (stage.options.get("max_parallel") or 1))

@@ -58,24 +58,27 @@ class _Waiting:
 
     Attributes:
         root: Run that is resumed where no engine drives this one.
+        kept: How much people said about it that no engine has taken yet.
     """
 
-    def __init__(self, history: History, questions: list[Question], root: str) -> None:
+    def __init__(self, history: History, questions: list[Question], root: str, kept: int) -> None:
         self.history = history
         self.questions = questions
         self.root = root
+        self.kept = kept
 
     def to_dicts(self) -> list[dict[str, Any]]:
         from noa.cli.session import is_driven
 
         record = self.history.record
-        more = {"workflow": record.workflow, "root": self.root, "driven": is_driven(record)}
+        more = {"workflow": record.workflow, "root": self.root, "driven": is_driven(record), "kept": self.kept}
         return [{**question.to_dict(), **more} for question in self.questions]
 
     def lines(self) -> list[str]:
         from noa.cli.command import style
         from noa.cli.people import question_lines
         from noa.cli.session import is_driven, now_ms
+        from noa.cli.text import plural
 
         record = self.history.record
         part = f", a sub-workflow of run {self.root}" if self.root != record.run_id else ""
@@ -85,6 +88,10 @@ class _Waiting:
         if not is_driven(record):
             lines.append(
                 f"  no engine drives it: what you answer is kept, and counts once `noa resume {self.root}` goes on"
+            )
+        if self.kept:
+            lines.append(
+                f"  not taken yet: {plural(self.kept, 'word')} of people, which `noa audit {record.run_id}` shows"
             )
         return lines
 
@@ -125,4 +132,6 @@ async def _of(store: Store, record: RunRecord) -> _Waiting | None:
     root = record
     while root.parent:
         root = await store.find(root.parent.partition(":")[0])
-    return _Waiting(history, questions, root.run_id)
+    taken = {getattr(event, "signal", "") for _, event in history.events}
+    kept = [signal for signal in await store.journal.signals([record.run_id]) if signal.signal_id not in taken]
+    return _Waiting(history, questions, root.run_id, len(kept))

@@ -83,9 +83,9 @@ def _said(held: dict[str, Question], subject: str, kind: str, event: SignalAppli
             del held[subject]
     elif kind == "edit":
         inputs = {**(asked.inputs or {}), **event.body.get("inputs", {})}
-        held[subject] = replace(asked, inputs=inputs, approvals=())
+        held[subject] = replace(asked, inputs=inputs, approvals=(), changed_by=event.actor)
     elif kind == "reassign":
-        held[subject] = replace(asked, agent=event.body.get("agent", ""), approvals=())
+        held[subject] = replace(asked, agent=event.body.get("agent", ""), approvals=(), changed_by=event.actor)
     else:
         del held[subject]
 

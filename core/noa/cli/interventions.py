@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from noa.cli.actor import actor_of
+from noa.cli.asked import questions_in
 from noa.cli.command import NoaCommand, print_json
 from noa.cli.session import OVER, History, Store, is_driven, now_ms, open_store, run_async
 from noa.cli.signals import put_signal, wait_judged
@@ -235,11 +236,11 @@ def _kept(wish: Wish, root: str) -> str:
 async def _done(store: Store, target: Target, wish: Wish) -> str:
     """What is said of a wish that came true; of an approval, whether others have to approve, too."""
     if wish.kind == "approve":
-        state = (await store.history(target.history.record.run_id)).state
-        held = [(node, hold) for name, node, hold in state.iter_holds() if name == wish.subject] if state else []
-        if held:
-            ((node, hold),) = held
-            return f"{wish.done}, {len(node.approvals)} of {hold.quorum}: others have to approve, too"
+        asked = questions_in(await store.history(target.history.record.run_id))
+        for question in asked:
+            if question.task == wish.subject:
+                count = f"{len(question.approvals)} of {question.quorum}"
+                return f"{wish.done}, {count}: others have to approve, too"
     return wish.done
 
 

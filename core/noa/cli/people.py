@@ -43,6 +43,7 @@ class Question:
         barred: Who may not approve: who began the run, or changed the task.
         quorum: How many have to approve.
         approvals: Who did.
+        changed_by: Who changed the inputs or the agent last; `show` is of before that.
     """
 
     run_id: RunId
@@ -62,6 +63,7 @@ class Question:
     barred: tuple[str, ...] = ()
     quorum: int = 1
     approvals: tuple[str, ...] = ()
+    changed_by: str = ""
 
     @property
     def asks(self) -> tuple[object, ...]:
@@ -96,6 +98,7 @@ class Question:
             "barred": list(self.barred),
             "quorum": self.quorum,
             "approvals": list(self.approvals),
+            "changed_by": self.changed_by or None,
         }
 
 
@@ -141,6 +144,7 @@ def questions_of(state: RunState) -> list[Question]:
             inputs = {**(node.inputs or {}), **(node.edits or {})}
             what = node.action or node.plan.workflow or ""
             more = {"failure": node.failure, "agent": node.agent, "action": what, "inputs": inputs}
+            more["changed_by"] = node.editor
         question = Question(
             run_id=state.run_id,
             task=TaskPath(subject),
@@ -194,6 +198,9 @@ def _approval_lines(question: Question) -> list[str]:
     lines += [f"{'shows' if not number else '':<14}{row}" for number, row in enumerate(rows)]
     if len(shown) > _SHOWN:
         lines.append(f"{'':<14}and {plural(len(shown) - _SHOWN, 'more value')}; noa approvals --json has all")
+    if question.changed_by:
+        earlier = "; what it shows is from before" if shown else ""
+        lines.append(f"changed       by {question.changed_by} since it was held{earlier}")
     who = ", ".join(question.approvers) or "anybody"
     barred = [name for name in question.barred if not question.approvers or name in question.approvers]
     who += f" but {' and '.join(barred)}" if barred else ""

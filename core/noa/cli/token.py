@@ -9,9 +9,7 @@ from noa.cli.command import NoaCommand, home_option, json_option, print_json, se
 __all__ = ["command"]
 
 
-@click.group(
-    name="token", short_help="Let somebody act under another name than the system's user.", no_args_is_help=True
-)
+@click.group(name="token", short_help="Let people act under names of their own.", no_args_is_help=True)
 def command() -> None:
     """Tokens: whoever has one in NOA_ACTOR_TOKEN acts under its name in `noa approve` and the like.
 

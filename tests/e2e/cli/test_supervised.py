@@ -57,6 +57,7 @@ def begin(noa: Noa, file: Path, *more: str, subject: str = "") -> subprocess.Pop
         line = noa.line(process.stdout)
         assert line, f"it ended:\n{read}"
         read += line
+    wait_for(lambda: "waits for a person" in look(noa, "approvals").out)  # it is said a moment before it is on disk
     return process
 
 
@@ -236,6 +237,7 @@ def test_what_is_said_while_no_engine_runs_is_kept_and_counts_in_its_order(noa: 
     assert kept.out == (
         "recorded: s1/count: approved. No engine drives the run: it counts once `noa resume mine` goes on\n"
     )
+    assert "not taken yet: 1 word of people" in look(noa, "approvals").out
     for args, words in (
         (["approve", "mine", "s1/count"], "waits for no such answer"),
         (["reject", "mine", "s1/count", "--reason", "no"], "waits for no such answer"),
@@ -277,7 +279,6 @@ def test_what_is_said_while_no_engine_runs_is_kept_and_counts_in_its_order(noa: 
 
 def test_an_engine_that_is_killed_while_it_waits_loses_nothing(noa: Noa, definition: Define) -> None:
     process = begin(noa, definition([task("count", noa, approval=APPROVAL | {"prompt": "go?"})]))
-    wait_for(lambda: "s1/count waits" in look(noa, "approvals").out)
     process.send_signal(signal.SIGSTOP)  # it lives, and hears nothing
     saying = subprocess.Popen(
         [*noa._command(("approve", "mine"), plugin=False), "--plugin", str(PLUGIN), "--reason", "yes"],

@@ -102,14 +102,14 @@ class MonitorAgent(Agent):
         seen = {name: _Seen() for name in names}
         async with AsyncExitStack() as stack:
             temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="noa-"))
-            services = [Service(folder, name, Path(temporary)) for name in names]
+            services = [Service(folder, name, Path(temporary, str(number))) for number, name in enumerate(names)]
             for service in services:
                 stack.push_async_callback(service.stop)
                 await service.start()
             starts = [_serving(service, start_timeout_s) for service in services]
             for service, start_ms in zip(services, await asyncio.gather(*starts), strict=True):
                 seen[service.name].start_ms = start_ms
-            await _ask_again_and_again(ctx, services, seen, window_s=window_s, every_s=every_s)
+            await _ask_again_and_again(ctx, services, seen, window_s=window_s, every_s=every_s, max_errors=max_errors)
         agents = {name: one.health() for name, one in seen.items()}
         _judge(seen, agents, release, max_errors=max_errors, max_latency_ms=max_latency_ms)
         return {
@@ -141,8 +141,15 @@ async def _serving(service: Service, timeout_s: float) -> float:
 
 
 async def _ask_again_and_again(
-    ctx: Context, services: list[Service], seen: dict[str, _Seen], *, window_s: float, every_s: float
+    ctx: Context,
+    services: list[Service],
+    seen: dict[str, _Seen],
+    *,
+    window_s: float,
+    every_s: float,
+    max_errors: int,
 ) -> None:
+    """Until the window is over, or it is bad already: then it is not left in use for longer."""
     began = time.monotonic()
     rounds = 0
     while (now := time.monotonic()) < began + window_s or not rounds:
@@ -150,6 +157,8 @@ async def _ask_again_and_again(
             seen[service.name].answers.append(answer)
             if not answer.ok:
                 ctx.warning(f"agent '{service.name}': {answer.message}")
+        if sum(len(one.errors) for one in seen.values()) > max_errors:
+            return
         rounds += 1
         ctx.progress(min(1.0, (now - began) / window_s), done=rounds, unit="rounds", message="asked")
         await asyncio.sleep(max(0.0, min(began + rounds * every_s, began + window_s) - time.monotonic()))

@@ -75,15 +75,15 @@ class Service:
     Args:
         release: Folder of the release.
         name: Of the agent.
-        folder: For its socket and its log; short, as a socket's path is.
+        folder: Its own, for its socket and its log; a short path, as that of a socket is.
     """
 
     def __init__(self, release: Path, name: str, folder: Path) -> None:
         self.name = name
         self._release = release
         self._folder = folder
-        self._listen = f"unix:{folder / f'{len(list(folder.iterdir()))}.sock'}"
-        self._log = folder / f"{name}.log"
+        self._listen = f"unix:{folder / 'agent.sock'}"
+        self._log = folder / "agent.log"
         self._token = secrets.token_hex(16)
         self._process: asyncio.subprocess.Process | None = None
         self._channel: grpc.aio.Channel | None = None
@@ -91,6 +91,7 @@ class Service:
 
     async def start(self) -> None:
         """Start it; whether it serves is another question."""
+        self._folder.mkdir()
         own = {
             "NOA_AGENT_LISTEN": self._listen,
             "NOA_AGENT_TOKEN": self._token,

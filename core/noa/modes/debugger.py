@@ -7,6 +7,7 @@ one that another process drives, one that nobody drives now, and one that is ove
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -219,14 +220,17 @@ class Debugger:
             RunStateError: The run is over, or an earlier state of it is looked at.
             TimeoutError: Nobody drives the run now; the signal is recorded and counts on resume.
         """
-        if not self.live:
-            raise RunStateError(
-                f"you look at the run as it was after event {self.view_seq}; go back to now first", run=self.run_id
-            )
+        self._check_now()
         await self.refresh()
         if self.state.finished:
             raise RunStateError(f"run {self.run_id} is over: it can only be looked at", run=self.run_id)
         return await self._ask(kind, reason, timeout_s, body)
+
+    def _check_now(self) -> None:
+        if not self.live:
+            raise RunStateError(
+                f"you look at the run as it was after event {self.view_seq}; go back to now first", run=self.run_id
+            )
 
     async def _ask(self, kind: str, reason: str, timeout_s: float, body: Mapping[str, Any]) -> Event:
         seen = self.seq
@@ -285,6 +289,7 @@ class Debugger:
         Args:
             keys: Where: name of the input, then keys and indexes inside it.
         """
+        self._check_now()
         if not keys:
             raise UsageError("name an input, such as inputs.limit")
         name, *inner = keys
@@ -305,7 +310,8 @@ class Debugger:
 
     async def _go(self, kind: str, **body: Any) -> Stop:
         if INTERRUPT in self.state.debugging.breakpoints:
-            await self._ask("clear", "", 15.0, {"id": INTERRUPT})
+            with contextlib.suppress(RefusedError):  # it stopped something just now
+                await self._ask("clear", "", 15.0, {"id": INTERRUPT})
         approvals = frozenset(s.subject for s in self.stops() if s.hold and s.hold.kind not in _DEBUGGER)
         await self.ask(kind, **body)
         return await self.wait_stop(but=approvals)

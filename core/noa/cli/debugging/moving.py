@@ -284,7 +284,7 @@ def _set(terminal: Terminal, rest: str) -> None:
         raise UsageError("such as `set inputs.limit = 10`, or `set inputs.options.tags[0] = 'a'`")
     keys: list[str | int] = [int(m[2]) if m[2] else m[1] or m[3] or m[4] for m in _KEYS.finditer(found[1])]
     bug = terminal.bug
-    value = bug.evaluate(found[2], terminal.focus)
+    value = bug.evaluate(found[2], terminal.focus) if bug.live else None
     terminal.call(bug.set_input(terminal.focus, keys, value))
     from noa.cli.debugging.views import value_text
 

@@ -49,6 +49,8 @@ class Prompt:
                     found = complete(readline.get_line_buffer()[: readline.get_endidx()], word)
                 except Exception:  # completion must never break the line that is being typed
                     found = []
+                if len(found) == 1:
+                    found = [f"{found[0]} "]
             return found[state] if state < len(found) else None
 
         readline.set_completer(completer)

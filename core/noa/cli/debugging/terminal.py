@@ -187,8 +187,8 @@ class Terminal:
         self.focus, self.listed = "", 0
         self._told[target.debugger.run_id] = target.debugger.seq
         target.debugger.on_events = self._on_events
-        if not target.debugger.state.finished:
-            self._seen.setdefault(target.debugger.run_id, self._last_observed(target.debugger.run_id))
+        if target.debugger.run_id not in self._seen:  # what was logged before is no news
+            self._seen[target.debugger.run_id] = self._last_observed(target.debugger.run_id)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for something short."""
@@ -284,20 +284,21 @@ class Terminal:
         """Read commands until the debugger is left."""
         while True:
             try:
-                text = self.prompt.read(self._prompt())
-            except KeyboardInterrupt:
-                self.say("\n`quit` leaves the debugger")
-                continue
-            if text is None:
-                text = "quit"
-            try:
-                self.do(text)
+                self._read_one()
             except Leave:
                 return
             except KeyboardInterrupt:
                 self.say("\ninterrupted")
             except (NoaError, TimeoutError) as error:
                 self.say(f"{style('error', 'red')}: {_told(error)}")
+
+    def _read_one(self) -> None:
+        try:
+            text = self.prompt.read(self._prompt())
+        except KeyboardInterrupt:
+            self.say("\n`quit` leaves the debugger")
+            return
+        self.do("quit" if text is None else text)
 
     def do(self, text: str) -> None:
         """One command line."""

@@ -13,7 +13,18 @@ from noa.cli.text import clock_time, columns, duration, one_line
 from noa.engine.debugging import Breakpoint
 from noa.engine.nodes import StageNode, TaskNode
 from noa.engine.state import RunState
-from noa.model.events import AttemptFailed, AttemptSucceeded, Event, Hold, StageHeld, TaskHeld, TaskScheduled
+from noa.model.events import (
+    AttemptFailed,
+    AttemptSucceeded,
+    Event,
+    Hold,
+    RunFinished,
+    SignalApplied,
+    StageHeld,
+    TaskFailed,
+    TaskHeld,
+    TaskScheduled,
+)
 from noa.model.execution import Log, Observation, OutputChunk, Progress
 from noa.model.plan import Plan
 from noa.modes.places import at_line, places
@@ -161,7 +172,9 @@ def happened(event: Event) -> str:
             return (
                 f"{style('✗', 'red')} {event.task}: attempt {event.attempt} failed: {one_line(str(event.failure), 300)}"
             )
-        case TaskHeld() | StageHeld() | TaskScheduled():
+        case SignalApplied(kind="edit" | "mode"):
+            return ""  # who did it here is told
+        case TaskHeld() | StageHeld() | TaskScheduled() | TaskFailed() | RunFinished():
             return ""
     found = said(event)
     return f"· {one_line(found[1], 300)}" if found is not None and not found[1].endswith(" begins") else ""

@@ -18,7 +18,7 @@ __all__ = ["command"]
 _VALUE = 160
 
 
-@click.command(cls=NoaCommand, name="audit", short_help="Show who decided what about a run.")
+@click.command(cls=NoaCommand, name="audit", short_help="Show who decided what about a run; verify its history.")
 @run_argument
 @click.option("--verify", is_flag=True, help="Check instead that the events are those that were written.")
 @click.option("--people", is_flag=True, help="Only what people decided.")

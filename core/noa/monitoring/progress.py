@@ -649,6 +649,8 @@ def _in_words(event: SignalApplied) -> str:
             return f"gave {task} to agent '{body.get('agent', '')}'"
         case "cancel":
             return f"cancelled {task}"
+        case "retry":
+            return f"had {task} tried again"
         case "pause":
             return "paused the run"
         case "unpause":

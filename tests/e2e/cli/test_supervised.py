@@ -401,6 +401,17 @@ def test_a_run_that_goes_on_is_changed_from_outside(noa: Noa, definition: Define
     assert (tasks["s1/hold"]["outputs"], tasks["s2/other"]["outputs"]) == ({"held": False}, {"greeting": "Hello, eve"})
 
 
+def test_a_task_that_waits_for_its_next_attempt_is_tried_at_once(noa: Noa, definition: Define) -> None:
+    slow = task("gated", noa, recovery=[{"ask": {"question": "open?"}}])
+    process = begin(noa, definition([slow, task("greet", noa)], mode="supervised"))
+    refused = look(noa, "retry", "mine", "--task", "s1/greet")
+    assert (refused.code, "task 's1/greet' has not failed, it is pending" in refused.err) == (1, True)
+    (noa.folder / "open").touch()
+    done = look(noa, "retry", "mine", "--task", "s1/gated", "--reason", "it is open")
+    assert (done.code, done.out) == (0, "s1/gated: is tried again\n")
+    assert noa.end(process).code == 0
+
+
 def test_a_paused_run_begins_nothing_and_says_how_it_goes_on(noa: Noa, definition: Define) -> None:
     process = noa.start("run", definition([task("hold", noa), task("count", noa)]), "--run-id", "mine", "--quiet")
     noa.wait_file("held")

@@ -12,8 +12,8 @@ def test_parcel_costs_its_rate_and_each_begun_hundred_grams(country: str, grams:
     assert cents_for(country, grams) == cents
 
 
-def test_country_without_a_rate_is_refused_by_name() -> None:
-    with pytest.raises(ActionFailed, match="no rate for 'AQ'"):
+def test_country_to_which_no_carrier_goes_is_refused_by_name() -> None:
+    with pytest.raises(ActionFailed, match="no carrier goes to 'AQ'"):
         RatesAgent().quote("AQ", 100)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import re
 import shutil
 import sys
 import tempfile
@@ -97,13 +98,13 @@ class BuilderAgent(Agent):
     ) -> Checked:
         """Find out before anything is built whether it can be: the backend, the sources, the tests."""
         project = read_project(package)
-        backend = project.backend.partition(":")[0]
-        if importlib.util.find_spec(backend.partition(".")[0]) is None:
-            raise ActionFailed(
-                "BACKEND_MISSING",
-                f"{project.name} is built by '{backend}', which is not installed beside noa, and nothing is "
-                f"downloaded: uv pip install {backend.partition('.')[0]}",
-            )
+        for tool in (re.split("[.:]", project.backend)[0], "pytest"):
+            if importlib.util.find_spec(tool) is None:
+                raise ActionFailed(
+                    "TOOL_MISSING",
+                    f"to release {project.name} takes '{tool}', which is not installed in the environment of noa, and "
+                    f"a release downloads nothing: uv pip install {tool}",
+                )
         folder = Path(tests).absolute() if tests else project.root / "tests"
         if not folder.exists():
             raise ActionFailed("TESTS_MISSING", f"there are no tests at {folder}. Name them by the input 'tests'")

@@ -33,7 +33,7 @@ class RatesAgent(Agent):
     def quote(self, country: str, grams: Annotated[int, Field(ge=1, le=30_000)]) -> Quote:
         """Say what a parcel costs."""
         if country not in _CENTS:
-            raise ActionFailed("NO_RATE", f"there is no rate for '{country}'. There is for: {', '.join(_CENTS)}")
+            raise ActionFailed("NO_CARRIER", f"no carrier goes to '{country}'. They go to: {', '.join(_CENTS)}")
         return {"country": country, "cents": cents_for(country, grams)}
 
 

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from noa.errors import DefinitionError, InputError, NoaError
     from noa.model.failure import Failure
+    from noa.modes.debugger import Debugger
     from noa.runtime import RunResult, Runtime, Settings, run, run_sync
 
 __all__ = [
+    "Debugger",
     "DefinitionError",
     "Failure",
     "InputError",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Debugger": "noa.modes.debugger",
     "DefinitionError": "noa.errors",
     "Failure": "noa.model.failure",
     "InputError": "noa.errors",

@@ -207,9 +207,9 @@ def _resume(results: list[Any]) -> list[str]:
     base = results[0]["per_task_us"]
     for count, result in zip((1_000, 10_000, 100_000), results, strict=True):
         rows.append(
-            f"| resume of a run with {count:,} finished tasks | {result['seconds']:.2f} s, of CPU {result['cpu_s']:.2f} s "
-            f"({result['bytes']:,.0f} bytes of journal a task) | 5 s | {result['seconds'] / 5:.2f}; "
-            f"a task costs {result['per_task_us'] / base:.2f} of one in the first row |"
+            f"| resume, {count:,} tasks are finished | {result['seconds']:.2f} s, of CPU {result['cpu_s']:.2f} s "
+            f"({result['bytes']:,.0f} bytes a task) | 5 s | {result['seconds'] / 5:.2f}; "
+            f"a task costs {result['per_task_us'] / base:.2f} of the first row's |"
         )
     return rows
 

@@ -269,7 +269,7 @@ def test_run_that_is_over_is_looked_at_from_its_beginning(folder: Path, noa: Noa
     before = noa.events()
     said = debug(
         folder,
-        "s\ns\nb on failure\nc\ninputs\nn\nc\nskip buy.pay\nback 2\nrewind\nb tell.nope\nclear 1\nq",
+        "s\ns\nb on failure\nc\ninputs\nn\nc\nskip buy.pay\nrewind\nb tell.nope\nclear 1\nq",
         "--attach", "latest",
     )  # fmt: skip
     assert "is over (failed): it can be looked at" in said.text
@@ -292,9 +292,9 @@ def test_run_of_another_process_is_stopped_and_given_back(folder: Path, noa: Noa
         noa.wait_for_events(1, "task_scheduled")
         terminal = Terminal(folder, "--attach", "latest")
         with terminal:
-            noa.wait_for_events(1, "signal_applied")
+            terminal.wait("it stops (was in auto)")
             terminal.key("\x03")
-            terminal.wait("goes on: work/slow")
+            terminal.wait("(noa) ")
             (folder / "go").write_text("")
             noa.wait_for_events(1, "task_held")
             terminal.type("where", "held     work/after")

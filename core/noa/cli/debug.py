@@ -83,13 +83,13 @@ def _session(settings: Settings, file: str | None, run: str | None, given: tuple
         if file is not None:
             _load(terminal, file, given)
         else:
-            _attach(terminal, str(run))
+            terminal.take(loop.call(host.attach(str(run)), patient=True))
         prompt.begin(terminal.complete)
-        terminal.session()
+        terminal.session(lambda: _arrive(terminal) if run is not None else None)
         prompt.end()
         return _code(terminal, attached=run is not None)
     finally:
-        loop.call(host.__aexit__())
+        loop.call(host.__aexit__(), patient=True)
         loop.close()
 
 
@@ -113,15 +113,14 @@ def _load(terminal: Terminal, file: str, given: tuple[tuple[str, ...], str | Non
     terminal.say(f"{title} ({terminal.name}): {size}. `run` begins it, `help` explains")
 
 
-def _attach(terminal: Terminal, run: str) -> None:
-    target = terminal.call(terminal.host.attach(run))
-    terminal.take(target)
-    terminal.say(target.how)
-    bug = target.debugger
-    if bug.state.finished:
+def _arrive(terminal: Terminal) -> None:
+    """Say where a run stands that was attached to."""
+    assert terminal.target is not None
+    terminal.say(terminal.target.how)
+    if terminal.bug.state.finished:
         terminal.looked(terminal.replay.go_to(1))
     else:
-        terminal.wait(bug.wait_stop())
+        terminal.wait(terminal.bug.wait_stop())
 
 
 def _code(terminal: Terminal, *, attached: bool) -> int:

@@ -110,6 +110,8 @@ class Debugger:
         """Follow a run from where it is now."""
         debugger = cls(journal, run, plan, actor=actor)
         await debugger.refresh()
+        if debugger.state.finished:
+            debugger._own = {}  # breakpoints of those who debugged it are not ours
         return debugger
 
     # --- following -----------------------------------------------------------------------------------------------

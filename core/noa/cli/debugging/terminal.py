@@ -102,9 +102,16 @@ class Loop:
         self._thread = threading.Thread(target=self._loop.run_forever, name="noa-debugger", daemon=True)
         self._thread.start()
 
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine there and wait; Ctrl-C cancels it and is raised once it has ended."""
+    def call(self, work: Coroutine[Any, Any, T], *, patient: bool = False) -> T:
+        """Run a coroutine there and wait; Ctrl-C cancels it and is raised once it has ended.
+
+        Args:
+            patient: Ctrl-C does nothing: for what is short, and must not be left half done.
+        """
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        while patient:
+            with contextlib.suppress(KeyboardInterrupt):
+                return future.result()
         try:
             return future.result()
         except KeyboardInterrupt:
@@ -258,21 +265,21 @@ class Terminal:
         """The current line of the definition."""
         self.listed = 0
         if line:
-            for text in source_lines(self.known_plan, line, line, current=line):
+            for text in source_lines(self.known_plan, line, line, current=line, points=self._marked()):
                 self.say(text)
 
     def list_source(self, first: int, last: int) -> None:
         """Lines of the definition."""
-        points = (
-            tuple(p.place for p in self.bug.breakpoints.values())
-            if self.target is not None
-            else tuple(p.place for p in self.wanted.values())
-        )
         current = line_of(self.known_plan, self.bug.view, self.focus) if self.target is not None else 0
-        lines = source_lines(self.known_plan, first, last, current=current, points=points)
+        lines = source_lines(self.known_plan, first, last, current=current, points=self._marked())
         for line in lines or [f"the definition ends at line {len(self.known_plan.source.splitlines())}"]:
             self.say(line)
         self.listed = last
+
+    def _marked(self) -> tuple[str, ...]:
+        """Places of the breakpoints."""
+        points = self.wanted if self.target is None else self.bug.breakpoints
+        return tuple(point.place for point in points.values())
 
     def lines_around(self, line: int) -> tuple[int, int]:
         """What `list` shows around a line."""
@@ -280,10 +287,17 @@ class Terminal:
 
     # --- the session ---------------------------------------------------------------------------------------------
 
-    def session(self) -> None:
-        """Read commands until the debugger is left."""
+    def session(self, first: Callable[[], None] | None = None) -> None:
+        """Read commands until the debugger is left.
+
+        Args:
+            first: Done before the first one is read.
+        """
         while True:
             try:
+                if first is not None:
+                    now, first = first, None
+                    now()
                 self._read_one()
             except Leave:
                 return

@@ -13,14 +13,31 @@ from noa.plugin import RecoveryStrategy
 __all__ = ["Chain", "Chains", "Entry"]
 
 
-@dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a chain; `guard` names it and its options among everything that keeps a memory."""
+    """One entry of a chain. Its options are validated when they are first needed, which for most tasks is never."""
 
-    name: str
-    strategy: RecoveryStrategy
-    options: Any
-    guard: str
+    __slots__ = ("_guard", "_options", "name", "spec", "strategy")
+
+    def __init__(self, spec: StrategySpec, strategy: RecoveryStrategy) -> None:
+        self.name = spec.name
+        self.spec = spec
+        self.strategy = strategy
+        self._options: Any = None
+        self._guard = ""
+
+    @property
+    def options(self) -> Any:
+        """Of the strategy's own model. Raises ValueError where they are not what it takes."""
+        if self._options is None:
+            self._options = self.strategy.options.model_validate(dict(self.spec.options))
+        return self._options
+
+    @property
+    def guard(self) -> str:
+        """Names it and its options among everything that keeps a memory."""
+        if not self._guard:
+            self._guard = f"{self.name}:{dict(self.spec.options)!r}"
+        return self._guard
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +48,13 @@ class Chain:
         entries: In order.
         guards: Those that may refuse an attempt before it begins.
         hedges: Those that may begin a second attempt beside one.
-        recalls: Whether any may take outputs of earlier runs.
+        recalls: Those that may take outputs of earlier runs, by their options.
     """
 
     entries: tuple[Entry, ...] = ()
     guards: tuple[Entry, ...] = ()
     hedges: tuple[Entry, ...] = ()
-    recalls: bool = False
+    recalls: tuple[Entry, ...] = ()
 
 
 _EMPTY = Chain()
@@ -55,7 +72,6 @@ class Chains:
 
         Raises:
             KeyError: A strategy is not known here.
-            ValueError: Its options are not what it takes.
         """
         specs = task.plan.recovery
         if specs is None and task.undoes is None:
@@ -70,15 +86,11 @@ class Chains:
         return known[1]
 
     def _make(self, specs: tuple[StrategySpec, ...]) -> Chain:
-        entries = tuple(self._entry(spec) for spec in specs)
+        base = RecoveryStrategy
+        entries = tuple(Entry(spec, self._strategies[spec.name]) for spec in specs)
         return Chain(
             entries=entries,
             guards=tuple(e for e in entries if e.strategy.guards),
-            hedges=tuple(e for e in entries if type(e.strategy).hedge_after_ms is not RecoveryStrategy.hedge_after_ms),
-            recalls=any(e.strategy.recalls(e.options) for e in entries),
+            hedges=tuple(e for e in entries if type(e.strategy).hedge_after_ms is not base.hedge_after_ms),
+            recalls=tuple(e for e in entries if type(e.strategy).recalls is not base.recalls),
         )
-
-    def _entry(self, spec: StrategySpec) -> Entry:
-        strategy = self._strategies[spec.name]
-        options = dict(spec.options)
-        return Entry(spec.name, strategy, strategy.options.model_validate(options), f"{spec.name}:{options!r}")

@@ -128,7 +128,7 @@ class Decider:
         """Under which keys the outputs of a task are kept when it succeeds, and for how long (0: for ever)."""
         kept = dict([task.kept]) if task.kept is not None else {}
         try:
-            if self._chains.of(state.plan, task).recalls:
+            if any(entry.strategy.recalls(entry.options) for entry in self._chains.of(state.plan, task).recalls):
                 kept[last_outputs_key(state.plan.name, task)] = 0
         except (KeyError, ValueError):
             pass  # said when the chain is asked

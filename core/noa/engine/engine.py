@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from secrets import choice
 from typing import Any
 from weakref import WeakValueDictionary
@@ -390,14 +391,15 @@ class Engine:
     async def _take_over(self, run: RunId, plan: Plan | None, reopened: RunReopened | None = None) -> Running:
         lease = await self._journal.acquire(run, owner=self._owner, lease_ms=self._lease_ms)
         try:
-            history = await self._journal.read(run)
-            created = history[0][1]
-            assert isinstance(created, RunCreated)
-            if plan is None:
-                plan = await self.pinned_plan(created)
-            self._prepare(plan)
-            core = self._core(plan)
-            core.replay(event for _, event in history)
+            with _no_collection():
+                history = await self._journal.read(run)
+                created = history[0][1]
+                assert isinstance(created, RunCreated)
+                if plan is None:
+                    plan = await self.pinned_plan(created)
+                self._prepare(plan)
+                core = self._core(plan)
+                core.replay(event for _, event in history)
             if reopened is not None:
                 _check_reopened(core.state, reopened)
             elif core.state.finished:
@@ -587,6 +589,19 @@ def _check_reopened(state: RunState, asked: RunReopened) -> None:
     why = why_not_reopened(state.status, asked.from_task, state.tasks, rollback=asked.rollback)
     if why:
         raise RunStateError(f"run {state.run_id} cannot be reopened: {why}", run=state.run_id, status=state.status)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the garbage collector: nothing that a plan and a history are made of is garbage, and to look for some
+    takes as long as all the rest."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _shifted(events: Sequence[Event], *, to_ms: int) -> list[Event]:

@@ -195,6 +195,18 @@ def test_stream_that_cannot_be_read_ends_with_an_answer(
     assert (error["success"], why in error["message"]) == (False, True), error
 
 
+def test_breakpoints_may_come_before_the_launch(adapter: subprocess.Popen[bytes], folder: Path) -> None:
+    def at(seq: int, name: str, line: int) -> bytes:
+        return ask(seq, "setBreakpoints", source={"path": str(folder / name)}, breakpoints=[{"line": line}])
+
+    launch = {"program": str(folder / "order.yaml"), "plugins": ["shop.py"], "home": "home"}
+    found = converse(adapter, at(1, "order.yaml", 15) + at(2, "slow.yaml", 9) + ask(3, "launch", **launch))
+    assert [m["body"]["breakpoints"][0]["verified"] for m in found[:2]] == [False, False]
+    changed = [m["body"]["breakpoint"] for m in found if m.get("event") == "breakpoint"]
+    assert [(point["id"], point["verified"], point["line"]) for point in changed] == [(1, True, 14), (2, False, 9)]
+    assert "not the definition" in changed[1]["message"]
+
+
 def test_half_a_message_at_the_end_is_no_fault(adapter: subprocess.Popen[bytes]) -> None:
     found = converse(adapter, ask(1, "initialize") + ask(2, "threads")[:-7])
     assert [message.get("command") for message in found] == ["initialize", None]

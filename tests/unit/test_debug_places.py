@@ -30,7 +30,8 @@ workflow:
         - {name: z, agent: python, action: data_preprocessing}
     - name: two
       type: parallel
-      tasks: [{name: x, agent: python, action: data_preprocessing}, {name: v, agent: python, action: data_preprocessing}]
+      tasks:
+        [{name: x, agent: python, action: data_preprocessing}, {name: v, agent: python, action: data_preprocessing}]
 # the end
 """
 
@@ -45,7 +46,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 @pytest.mark.parametrize(
     ("line", "name"),
     [(1, "one/x"), (7, "one/x"), (8, "one/x"), (9, "one/x"), (11, "one/x"), (13, "one/x"), (14, "one/y"),
-     (15, "one/y"), (16, "one/y"), (17, "one/z"), (18, "two/x"), (20, "two/x"), (21, None), (99, None)],
+     (15, "one/y"), (16, "one/y"), (17, "one/z"), (18, "two/x"), (20, "two/x"), (21, "two/x"), (22, None), (99, None)],
 )  # fmt: skip
 def test_line_is_of_the_task_around_it_or_the_next_one(plan: Plan, line: int, name: str | None) -> None:
     found = at_line(plan, line)

@@ -12,7 +12,7 @@ from noa.cli.actor import actor_of
 from noa.cli.follow import read_past
 from noa.cli.session import is_driven, now_ms
 from noa.engine.engine import Running
-from noa.errors import RunNotFoundError
+from noa.errors import RunNotFoundError, RunStateError
 from noa.model.ids import RunId
 from noa.model.plan import Plan
 from noa.modes.debugger import Debugger
@@ -85,7 +85,10 @@ class Host:
             return Target(debugger, None, before, how)
         if is_driven(await journal.run(run_id)):
             if mode != "debug":
-                await debugger.ask("mode", mode="debug", reason="a debugger attached")
+                try:
+                    await debugger.ask("mode", mode="debug", reason="a debugger attached")
+                except TimeoutError as error:
+                    raise RunStateError(f"run {run_id} did not stop: {error}", run=run_id) from error
             return Target(debugger, None, before, f"run {run_id} goes on in another process: it stops (was in {mode})")
         if mode != "debug":
             signal = SignalRecord(

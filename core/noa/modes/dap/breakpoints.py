@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from noa.modes.places import at_line, named
 __all__ = ["Breakpoints", "Wanted"]
 
 FAILURE = "failure"
+LINES = "line:"
 
 
 @dataclass(slots=True)
@@ -67,7 +68,7 @@ class Wanted:
 
 @dataclass(slots=True)
 class Breakpoints:
-    """All that the editor wants, by where it comes from: "line", "name", "failure"."""
+    """All that the editor wants, by where it comes from: "line:PATH", "name", "failure"."""
 
     plan: Plan | None = None
     groups: dict[str, list[Wanted]] = field(default_factory=dict)
@@ -103,12 +104,23 @@ class Breakpoints:
         self.groups[group] = now
         return now, list(before.values())
 
-    def read(self, plan: Plan) -> list[Wanted]:
-        """The definition is known now; the breakpoints that could not be verified before."""
+    def read(self, plan: Plan, refused: Callable[[str], str]) -> list[Wanted]:
+        """The definition is known now; the breakpoints that could not be verified before.
+
+        Args:
+            refused: Given the path of a file, why its lines are not those of the definition; empty where they are.
+        """
         self.plan = plan
-        waiting = [point for points in self.groups.values() for point in points if not point.place]
-        for point in waiting:
-            point.resolve(plan)
+        waiting = []
+        for group, points in self.groups.items():
+            path = group.removeprefix(LINES)
+            why = refused(path) if path != group else ""
+            for point in points:
+                if why:
+                    point.message = why
+                else:
+                    point.resolve(plan)
+                waiting.append(point)
         return waiting
 
     def named(self, name: str) -> Wanted | None:

@@ -12,7 +12,7 @@ from noa.modes.dap.base import (
     Body,
     SessionBase,
 )
-from noa.modes.dap.breakpoints import FAILURE, Wanted
+from noa.modes.dap.breakpoints import FAILURE, LINES, Wanted
 from noa.modes.places import places
 
 __all__ = ["Pointing"]
@@ -36,7 +36,7 @@ class Pointing(SessionBase):
         if refused:
             points = [Wanted(0, line=fields["line"], message=refused) for fields in said_lines]
             return {"breakpoints": [self._point_dict(point) for point in points]}
-        return await self._set_points("line", said_lines)
+        return await self._set_points(f"{LINES}{source.get('path') or ''}", said_lines)
 
     async def _set_function_breakpoints(self, arguments: Arguments) -> Body:
         wanted = arguments.get("breakpoints") or []

@@ -168,7 +168,7 @@ class Session(Moving):
 
     def _read(self, plan: Plan) -> None:
         self._plan = plan
-        for point in self._points.read(plan):
+        for point in self._points.read(plan, lambda path: self._foreign({"path": path or None})):
             self._event("breakpoint", reason="changed", breakpoint=self._point_dict(point))
 
     async def _configuration_done(self, _arguments: Arguments) -> Body:
@@ -222,21 +222,26 @@ class Session(Moving):
     async def _disconnect(self, arguments: Arguments) -> Body:
         await self._stand()
         kill = arguments.get("terminateDebuggee")
-        if self._target is not None and self._wish is not None:
-            bug = self._bug
-            bug.go_to(bug.seq)
-            await bug.refresh()
-            if bug.state.finished:
-                pass
-            elif kill or (kill is None and self._wish.kind == "launch"):
-                await bug.ask("cancel", reason="the editor's session ended")
-                with contextlib.suppress(TimeoutError):
-                    await bug.wait_stop(timeout_s=10)
-            elif self._wish.kind == "attach":
-                await self._detach()
+        with contextlib.suppress(NoaError, TimeoutError):  # the editor leaves, whatever becomes of the run
+            await self._let_go(kill=kill is True, keep=kill is False)
         self._wish = None
         self.over = True
         return None
+
+    async def _let_go(self, *, kill: bool, keep: bool) -> None:
+        """A run that was launched ends with the session, one that was attached to gets its mode back."""
+        if self._target is None or self._wish is None:
+            return
+        bug = self._target.debugger
+        bug.go_to(bug.seq)
+        await bug.refresh()
+        if bug.state.finished:
+            return
+        if kill or (self._wish.kind == "launch" and not keep):
+            await bug.ask("cancel", reason="the editor's session ended")
+            await bug.wait_stop(timeout_s=10)
+        elif self._wish.kind == "attach":
+            await self._detach()
 
     async def _detach(self) -> None:
         target = self._target

@@ -147,7 +147,7 @@ def test_an_agent_that_cannot_start_is_found_by_check(noa: Noa) -> None:
     assert "✓ helper" in done.out
 
 
-OTHERS = "standard-agents,native-agents,model-server,order-services"
+OTHERS = "standard-agents,native-agents,model-server,order-services,release-agents"
 """Plugins that may be installed beside; these tests are not about them."""
 
 

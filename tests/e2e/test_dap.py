@@ -1,5 +1,6 @@
 """The debug adapter over real processes: driven by the client that other adapters are tested with, and by garbage."""
 
+import asyncio
 import fcntl
 import json
 import shutil
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 from tests.e2e.conftest import NOA, Noa, kill
+
+from noa.cli.dap import _open_runs
+from noa.modes.dap import Session
 
 HERE = Path(__file__).parent / "dap"
 
@@ -256,3 +260,57 @@ def test_port_serves_several_editors_one_after_another_and_at_once(folder: Path)
     finally:
         process.terminate()
         process.communicate(timeout=60)
+
+
+JUNK: list[Any] = [None, True, -1, 10**30, "x", [], [1], {}, {"path": 5}]
+
+
+async def test_arguments_that_mean_nothing_are_refused_in_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    sent: list[dict[str, Any]] = []
+    session = Session(sent.append, _open_runs())
+    seq = 0
+
+    async def say(command: str, **arguments: Any) -> dict[str, Any]:
+        nonlocal seq
+        seq += 1
+        await session.handle({"seq": seq, "type": "request", "command": command, "arguments": arguments})
+        return next(m for m in sent if m["type"] == "response" and m["request_seq"] == seq)
+
+    async def stopped() -> None:
+        while not any(m.get("event") == "stopped" for m in sent):
+            await asyncio.sleep(0.01)
+
+    names = ["program", "run", "inputs", "home", "plugins", "source", "breakpoints", "filters", "filterOptions", "line",
+             "endLine", "threadId", "frameId", "startFrame", "levels", "variablesReference", "start", "count", "name",
+             "value", "expression", "context", "sourceReference"]  # fmt: skip
+    kept = ["initialize", "setBreakpoints", "setFunctionBreakpoints", "setExceptionBreakpoints", "breakpointLocations",
+            "threads", "stackTrace", "scopes", "variables", "setVariable", "evaluate", "exceptionInfo", "source",
+            "pause"]  # fmt: skip
+    try:
+        for command in [*kept, "launch", "attach", "configurationDone", "next", "stepBack"]:
+            for junk in JUNK:
+                answer = await say(command, **dict.fromkeys(names, junk))
+                assert "fault" not in answer.get("message", ""), (command, junk, answer)
+        assert not (await say("launch", program="nope.yaml", home="elsewhere"))["success"]
+        assert not (await say("attach", run="latest", home="nowhere"))["success"]
+        assert not (await say("attach", run="latest", home="elsewhere"))["success"]
+        launch = {"program": str(folder / "order.yaml"), "plugins": [str(folder / "shop.py")]}
+        assert (await say("launch", **launch, home=str(folder / "home"), stopOnEntry=True))["success"]
+        assert (await say("configurationDone"))["success"]
+        await asyncio.wait_for(stopped(), 60)
+        thread = next(m for m in sent if m.get("event") == "stopped")["body"]["threadId"]
+        frames = (await say("stackTrace", threadId=thread))["body"]["stackFrames"]
+        scopes = (await say("scopes", frameId=frames[0]["id"]))["body"]["scopes"]
+        right = {"threadId": thread, "frameId": frames[0]["id"], "variablesReference": scopes[0]["variablesReference"]}
+        for command in kept:
+            for junk in JUNK:
+                for given in (dict.fromkeys(names, junk), dict.fromkeys(names, junk) | right):
+                    answer = await say(command, **given)
+                    assert "fault" not in answer.get("message", ""), (command, junk, answer)
+        assert (await say("evaluate", expression="task.path", frameId=frames[0]["id"]))["body"][
+            "result"
+        ] == '"buy/price"'
+        assert (await say("disconnect"))["success"]
+    finally:
+        await session.close()

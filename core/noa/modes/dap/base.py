@@ -14,7 +14,7 @@ from noa.modes.dap.breakpoints import Breakpoints
 from noa.modes.dap.variables import Handles
 from noa.modes.debugger import Debugger
 
-__all__ = ["Arguments", "Body", "Debugged", "OpenRuns", "Runs", "SessionBase", "Wish", "told"]
+__all__ = ["Arguments", "Body", "Debugged", "OpenRuns", "Runs", "SessionBase", "Wish", "told", "whole"]
 
 Arguments: TypeAlias = Mapping[str, Any]
 
@@ -155,3 +155,13 @@ def told(error: Exception) -> str:
 
         return explain(problems)
     return error.message if isinstance(error, NoaError) else str(error)
+
+
+def whole(arguments: Arguments, name: str, default: int) -> int:
+    """A number from 0 among the arguments. Raises UsageError."""
+    value = arguments.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise UsageError(f"'{name}' is a number from 0, not {str(value)[:60]!r}")
+    return value

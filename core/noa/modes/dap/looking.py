@@ -12,6 +12,7 @@ from noa.modes.dap.base import (
     SOURCE,
     Arguments,
     Body,
+    whole,
 )
 from noa.modes.dap.points import Pointing
 from noa.modes.dap.variables import Frame, Scope, rows_of, scopes_of, value_dict
@@ -59,7 +60,8 @@ class Looking(Pointing):
         past = "" if bug.live else f" at event {bug.view_seq} of {bug.seq}"
         run = Frame("run", subject if task is not None else "")
         frames.append(self._frame(run, f"{bug.plan.name}: run {bug.run_id}{past}", Position(1, 1)))
-        start, levels = arguments.get("startFrame") or 0, arguments.get("levels") or len(frames)
+        start = whole(arguments, "startFrame", 0)
+        levels = whole(arguments, "levels", 0) or len(frames)
         return {"stackFrames": frames[start : start + levels], "totalFrames": len(frames)}
 
     def _frame(self, frame: Frame, name: str, position: Position) -> dict[str, Any]:
@@ -73,8 +75,8 @@ class Looking(Pointing):
         }
 
     async def _source_request(self, arguments: Arguments) -> Body:
-        source = arguments.get("source") or {}
-        number = arguments.get("sourceReference") or (source.get("sourceReference") if source else 0)
+        source = arguments.get("source")
+        number = arguments.get("sourceReference") or (source.get("sourceReference") if isinstance(source, dict) else 0)
         if number != SOURCE or self._plan is None:
             raise UsageError(f"there is no source {number}")
         kind = "application/json" if self._plan.source.lstrip().startswith("{") else "text/x-yaml"

@@ -47,8 +47,11 @@ class Pointing(SessionBase):
         )
 
     async def _set_exception_breakpoints(self, arguments: Arguments) -> Body:
-        filters: list[Mapping[str, Any]] = [{"filterId": name} for name in arguments.get("filters") or []]
-        filters += [one for one in arguments.get("filterOptions") or [] if isinstance(one, Mapping)]
+        names, options = arguments.get("filters") or [], arguments.get("filterOptions") or []
+        if not isinstance(names, list) or not isinstance(options, list):
+            raise UsageError("setExceptionBreakpoints: filters and filterOptions are lists")
+        filters: list[Mapping[str, Any]] = [{"filterId": name} for name in names]
+        filters += [one for one in options if isinstance(one, Mapping)]
         unknown = [str(one.get("filterId")) for one in filters if one.get("filterId") != FAILURE]
         if unknown:
             raise UsageError(f"exception filter '{unknown[0]}' is not known. Known: {FAILURE}")

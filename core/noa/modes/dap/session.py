@@ -144,7 +144,11 @@ class Session(Moving):
         if not isinstance(inputs, Mapping):
             raise UsageError('launch: inputs are a JSON object, such as {"version": "1.4"}')
         runs = await self._opened(arguments, existing=False)
-        self._read(runs.load(program))
+        try:
+            self._read(runs.load(program))
+        except NoaError:
+            await self._forget()
+            raise
         self._wish = _wish("launch", arguments, program=program, inputs=inputs)
         return None
 
@@ -152,7 +156,11 @@ class Session(Moving):
         run = _text(arguments, "run", "the id of a run, or latest")
         runs = await self._opened(arguments, existing=True)
         self._wish = _wish("attach", arguments, program=str(arguments.get("program") or ""), run=run)
-        self._target = await runs.attach(run)
+        try:
+            self._target = await runs.attach(run)
+        except NoaError:
+            await self._forget()
+            raise
         self._read(self._target.debugger.plan)
         return None
 
@@ -162,9 +170,14 @@ class Session(Moving):
         home, plugins = arguments.get("home"), arguments.get("plugins") or []
         if not isinstance(home, str | None) or not _are_texts(plugins):
             raise UsageError('home is a folder, plugins a list of files, such as ["my_agents.py"]')
-        if self._runs is None:
-            self._runs = await self._open(home, plugins, existing)
+        self._runs = await self._open(home, plugins, existing)
         return self._runs
+
+    async def _forget(self) -> None:
+        """What was asked for could not be done; the editor may ask for something else."""
+        runs, self._runs, self._wish = self._runs, None, None
+        if runs is not None:
+            await runs.close()
 
     def _read(self, plan: Plan) -> None:
         self._plan = plan

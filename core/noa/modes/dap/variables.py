@@ -161,9 +161,11 @@ def rows_of(handles: Handles, scope: Scope, arguments: Mapping[str, Any]) -> lis
         return []
     if arguments.get("filter") not in (None, which):
         return []
-    start, count = arguments.get("start") or 0, arguments.get("count") or _MOST
-    if isinstance(start, int) and isinstance(count, int) and start >= 0 and count > 0:
-        parts = parts[start : start + count]
+    start, count = arguments.get("start"), arguments.get("count")
+    if isinstance(start, int) and start > 0:
+        parts = parts[start:]
+    if isinstance(count, int) and count > 0:
+        parts = parts[:count]
     return [{"name": str(key), **value_dict(handles, _part(scope, key, part))} for key, part in parts[:_MOST]]
 
 

@@ -82,7 +82,7 @@ class _Everything:
                 self._say(f"stopped; {len(going)} of the runs are not over. Go on with: noa resume --all")
         if self._as_json:
             print_json(self._results)
-        elif not self._results and not self._adopt:
+        elif not self._results and not going and not self._adopt:
             self._say("no run is abandoned: each is over, or a live process drives it")
         return max(self._codes, key=_WORST_LAST.index, default=NoaCommand.SUCCEEDED)
 

@@ -283,6 +283,19 @@ def test_every_abandoned_run_goes_on_and_the_worst_code_counts(noa: Noa, definit
         assert noa("resume", *args).code == 2
 
 
+def test_a_resume_of_all_that_is_stopped_does_not_say_that_nothing_was_abandoned(noa: Noa, definition: Define) -> None:
+    kill_held(noa, definition([task("hold", noa)]), "left")
+    process = noa.start("resume", "--all")
+    noa.wait_file("held")
+    process.send_signal(signal.SIGTERM)
+    stopped = noa.end(process)
+    assert stopped.code == 3, stopped.err
+    assert stopped.out.splitlines() == [
+        "run left (flow) goes on",
+        "stopped; 1 of the runs are not over. Go on with: noa resume --all",
+    ]
+
+
 @pytest.mark.parametrize("own", [False, True])
 def test_a_process_that_adopts_takes_over_what_is_abandoned_later(noa: Noa, definition: Define, own: bool) -> None:
     waits = {"action": "hold", "inputs": {"folder": str(noa.folder / "own")}}

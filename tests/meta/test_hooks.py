@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import noa
 from noa.errors import PluginError
+from noa.model.events import HoldResolved, TaskHeld
 from noa.plugin import AgentDeclaration, Registry, hookimpl, hookspecs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -212,23 +213,40 @@ async def test_hook_noa_recovery_strategies(tmp_path: Path) -> None:
     assert result.task_outputs("s/say") == {"said": "so be it", "why": "NO_VOICE"}
 
 
-def test_hook_noa_modes(tmp_path: Path) -> None:
+async def test_hook_noa_modes(tmp_path: Path) -> None:
     text = """
-        from noa.plugin import Mode, hookimpl
+        from noa.plugin import Hold, Mode, hookimpl
 
 
-        class Sunday(Mode):
-            name = "sunday"
-            description = "Holds everything until Monday."
+        class Witness(Mode):
+            name = "witness"
+            description = "Everything is held for a moment, so that the log shows it."
+            watches = True
+
+            def gate(self, gate):
+                return Hold(question=f"{gate.agent} may {gate.action}?", choices=["approve"], kind="policy")
+
+            def resolves(self, hold):
+                return "approve"
 
 
         @hookimpl
         def noa_modes():
-            return [Sunday]
+            return [Witness]
     """
     registry = Registry.load([plugin_file(tmp_path, text)])
-    assert list(registry.modes) == ["auto", "sunday"]
-    assert registry.modes["sunday"].description == "Holds everything until Monday."
+    assert list(registry.modes) == ["auto", "debug", "supervised", "witness"]
+    told: list[str] = []
+
+    def told_of(_run: object, _seq: int, event: object) -> None:
+        if isinstance(event, TaskHeld | HoldResolved):
+            told.append(event.hold.question if isinstance(event, TaskHeld) else event.by)
+
+    async with noa.Runtime(registry=registry, home=tmp_path / "home", on_event=told_of) as runtime:
+        task = {"agent": "python", "action": "data_preprocessing", "inputs": {"path": str(tmp_path)}}
+        workflow = {"name": "w", "mode": "witness", "stages": [{"name": "s", "type": "sequential", "tasks": [task]}]}
+        assert (await runtime.run({"workflow": workflow})).succeeded
+    assert told == ["python may data_preprocessing?", "nobody: mode witness"]
 
 
 async def test_hook_noa_journals(tmp_path: Path) -> None:

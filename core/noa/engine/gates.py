@@ -58,7 +58,8 @@ class Gates:
         seen = state.wired_inputs(task) if wired else inputs
         approval = None if task.approved or task.undoes is not None else self._wanted(state, task, seen)
         stop = self._stop(state, task, seen) if mode.debugs and not task.passed and not task.tries else None
-        if approval is None and stop is None:
+        asked = task.approved or task.passed or bool(task.tries) or not mode.watches
+        if approval is None and stop is None and asked:
             return None
         return mode.gate(
             Gate(

@@ -380,6 +380,15 @@ def test_a_run_that_goes_on_is_changed_from_outside(noa: Noa, definition: Define
     done = look(noa, "override", "mine", "s1/hold", "--outputs", '{"held": false}', "--reason", "I know")
     assert (done.code, done.out) == (0, "s1/hold: has the outputs that you gave\n")
     wait_for(lambda: "s2/count waits" in look(noa, "approvals").out)
+    for args, words in (
+        (["edit", "mine", "s2/other", "--inputs", '{"name": 5}'], "these inputs are not what 'greet'"),
+        (["override", "mine", "s2/gated", "--outputs", '{"number": "x"}', "--reason", "r"], "are not what 'gated'"),
+        (["reassign", "mine", "s2/other", "helpre"], "Did you mean 'helper'?"),
+        (["skip", "mine", "s1/hold"], "task 's1/hold' is over: it succeeded"),
+    ):
+        refused = look(noa, *args)
+        assert (refused.code, refused.out) == (1, ""), args
+        assert words in refused.err, refused.err
     for args in (
         ["cancel", "mine", "--task", "s2/fail", "--reason", "pointless"],
         ["skip", "mine", "s2/gated"],

@@ -1,6 +1,7 @@
 """What engines on one store do with recovery: keys, forks, reopened runs, adoption, answers, kept outputs, guards."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -375,3 +376,39 @@ async def test_run_that_is_being_undone_cannot_be_forked(setup: Setup, compile_s
         await engine.fork(running.run_id, at=begun + 1)
     assert (await (await engine.fork(running.run_id, at=begun - 1)).wait()).status == "rolled_back"
     assert actions(setup.agents) == ["x", "y", "un-x"]
+
+
+async def test_child_that_undid_itself_is_begun_anew_when_its_parent_is_retried(
+    setup: Setup, registry: Registry
+) -> None:
+    (setup.folder / "child.yaml").write_text(
+        "workflow:\n  name: child\n  on_failure: rollback\n  stages:\n"
+        "  - name: s\n    type: sequential\n    tasks:\n"
+        "    - {agent: a, action: book, inputs: {}, compensate: {agent: a, action: unbook, inputs: {}}}\n"
+        "    - {agent: a, action: mail, inputs: {}}\n"
+    )
+    (setup.folder / "plain.yaml").write_text(
+        "workflow:\n  name: plain\n"
+        "  stages: [{name: s, type: sequential, tasks: [{name: trip, workflow: child.yaml, inputs: {}}]}]\n"
+    )
+    engine = await setup.engine()
+    setup.agents.answers = {"book": give(), "unbook": give(), "mail": broken}
+    running = await engine.start(load_plan(setup.folder / "plain.yaml", registry=registry))
+    assert (await running.wait()).status == "failed"
+    setup.agents.answers["mail"] = give()
+    assert (await (await engine.reopen(running.run_id)).wait()).status == "succeeded"
+    assert actions(setup.agents) == ["book", "mail", "unbook", "book", "mail"]
+
+
+async def test_damaged_run_does_not_keep_others_from_being_adopted(setup: Setup, compile_stages: Compile) -> None:
+    engine = await setup.engine()
+    plan = compile_stages(chain(task("x")))
+    runs = [await engine.start(plan) for _ in range(2)]
+    await setup.agents.until_asked(2)
+    await engine.close()
+    store = setup.folder / "noa.db"
+    with sqlite3.connect(store) as damaged:
+        damaged.execute("UPDATE events SET body = CAST('{}' AS BLOB) WHERE id = (SELECT min(id) FROM events)")
+    damaged.close()
+    adopted = await (await setup.engine()).adopt()
+    assert [running.run_id for running in adopted] == [runs[1].run_id]

@@ -422,3 +422,33 @@ def test_run_that_will_try_again_by_itself_does_not_wait_for_a_person_alone(
     run.fire("retry:s/y")
     run.succeed(path("s/y"))
     assert run.state.waiting
+
+
+def test_task_that_was_cancelled_while_it_was_held_cannot_be_approved(
+    registry: Registry, compile_stages: Compile
+) -> None:
+    tasks = [task("gate", approval={"timeout": "1h"}), task("bad")]
+    stages = [
+        {"name": "s", "type": "parallel", "tasks": tasks},
+        {"name": "slow", "type": "sequential", "tasks": [task("long")]},
+    ]
+    run = Driven(compile_stages(*stages), registry)
+    run.fail(Failure("BROKEN", "no"), path("s/bad"))
+    assert held(run) == []
+    assert "timer:hold:s/gate" not in run.state.pending
+    assert "waits for no such answer, it is cancelled" in say(run, "approve", task="s/gate")
+    assert going(run) == ["slow/long"]
+
+
+def test_another_try_that_a_person_wants_is_of_what_the_definition_says(
+    registry: Registry, compile_stages: Compile
+) -> None:
+    chain = [{"fallback": [{"agent": "b", "inputs": {"n": 1}}]}, "ask"]
+    run = Driven(compile_stages({"name": "s", "type": "sequential", "tasks": [task("x", recovery=chain)]}), registry)
+    node = run.state.tasks[path("s/x")]
+    for _ in range(2):
+        assert (node.agent, node.inputs) == ("a", {})
+        run.fail(Failure("BROKEN", "no"), path("s/x"))
+        assert (node.agent, node.inputs) == ("b", {"n": 1})
+        run.fail(Failure("BROKEN", "no"), path("s/x"))
+        assert say(run, "answer", task="s/x", choice="retry") == ""

@@ -329,3 +329,25 @@ def test_attempt_before_an_alternative_that_never_began_may_have_had_effects(
     run = Driven(plan, registry)
     run.fail(task=TaskPath("s/x"))
     assert (TaskPath("s/x~compensate") in run.state.tasks) is undone
+
+
+def test_stage_that_was_ended_early_though_all_its_tasks_succeeded_goes_on(
+    registry: Registry, compile_stages: Compile
+) -> None:
+    loop = stage("l", task("x"), type="loop", for_each=[0, 1, 2], max_parallel=1)
+    runs = Runs(compile_stages(loop, stage("z", task("end"), depends_on=["l"])), registry)
+    runs.run.signal("cancel")
+    runs.run.succeed(TaskPath("l[0]/x"))  # its result was on its way
+    assert runs.run.state.status == "cancelled"
+    runs.reopen()
+    assert runs.to_end().status == "succeeded"
+    assert runs.executed == ["l[1]/x", "l[2]/x", "z/end"]
+
+
+def test_condition_that_failed_is_asked_again(registry: Registry, compile_stages: Compile) -> None:
+    loop = stage("l", task("x"), type="loop", until="previous.x.outputs.missing", max_iterations=3)
+    runs = Runs(compile_stages(loop), registry)
+    assert runs.to_end().status == "failed"
+    code = runs.run.state.failure
+    runs.reopen()
+    assert runs.to_end().failure == code, "the failure is told again, not lost"

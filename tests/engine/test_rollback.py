@@ -279,3 +279,63 @@ def test_run_that_nothing_can_undo_ends_as_rolled_back_when_it_did_nothing(
     run = Driven(saga(compile_stages, {"name": "s", "type": "sequential", "tasks": [task("x")]}), registry)
     run.fail(task=path("s/x"))
     assert run.state.status == "rolled_back"
+
+
+def test_cleanup_that_has_begun_goes_on_when_the_run_is_to_be_undone(
+    registry: Registry, compile_stages: Compile
+) -> None:
+    plan = saga(
+        compile_stages,
+        {"name": "a", "type": "sequential", "tasks": [task("x", compensate=None)]},
+        {
+            "name": "tidy",
+            "type": "sequential",
+            "depends_on": ["a"],
+            "run_on": "always",
+            "tasks": [task("sweep", compensate=None), task("lock", compensate=None)],
+        },
+        {"name": "b", "type": "sequential", "tasks": [task("y", compensate=None)]},
+    )
+    run = Driven(plan, registry)
+    run.succeed(path("a/x"))
+    run.fail(task=path("b/y"))
+    assert running(run) == ["tidy/sweep"]
+    run.succeed(path("tidy/sweep"))
+    run.succeed(path("tidy/lock"))
+    assert run.state.status == "rolled_back"
+
+
+def test_first_cancel_after_the_run_timed_out_lets_the_rollback_go_on(
+    registry: Registry, compile_stages: Compile
+) -> None:
+    stage = {"name": "s", "type": "sequential", "tasks": [task("x"), task("y", compensate=None)]}
+    run = Driven(saga(compile_stages, stage, timeout="1m"), registry)
+    run.succeed(path("s/x"))
+    run.fire("run")
+    run.fail(Failure("CANCELLED", ""), path("s/y"))
+    run.signal("cancel")
+    assert undo_all(run) == [["s/x~compensate"]]
+    assert run.state.status == "rolled_back"
+
+
+def test_compensation_of_a_task_that_was_overridden_sees_what_it_did(
+    registry: Registry, compile_stages: Compile
+) -> None:
+    undo = {"agent": "a", "action": "refund", "inputs": {"id": "${{ outputs.id }}"}, "recovery": []}
+    stage = {"name": "s", "type": "sequential", "tasks": [task("x", compensate=undo), task("y", compensate=None)]}
+    run = Driven(saga(compile_stages, stage), registry)
+    run.signal("override", task="s/x", outputs={"id": "invented"})
+    run.succeed(path("s/x"), id="real")
+    assert run.state.tasks[path("s/x")].outputs == {"id": "invented"}
+    run.fail(task=path("s/y"))
+    assert run.state.tasks[path("s/x~compensate")].inputs == {"id": "real"}
+
+
+def test_paused_run_that_is_cancelled_is_undone(registry: Registry, compile_stages: Compile) -> None:
+    stage = {"name": "s", "type": "sequential", "tasks": [task("x"), task("y", compensate=None)]}
+    run = Driven(saga(compile_stages, stage), registry)
+    run.succeed(path("s/x"))
+    run.signal("pause", "p")
+    run.signal("cancel", "c")
+    run.fail(Failure("CANCELLED", ""), path("s/y"))
+    assert undo_all(run) == [["s/x~compensate"]]

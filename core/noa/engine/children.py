@@ -55,6 +55,8 @@ class Children:
         self._going[execution] = None
         try:
             begin = self._reopen if node.child else self._begin
+            if node.child and await self._undone(run, plan):
+                run, begin = _child_of(execution), self._begin
             child = self._going[execution] = await begin(run, plan, assignment, inputs, parent.state.mode)
             if execution in self._cancelled:
                 await child.cancel(reason=self._cancelled[execution])
@@ -107,6 +109,13 @@ class Children:
             return await child.wait()
         finally:
             del self._going[execution]
+
+    async def _undone(self, run: RunId, plan: Plan) -> bool:
+        """Whether nothing of a child is left to go on with."""
+        try:
+            return (await self._runs.folded(run, plan)).status == "rolled_back"
+        except RunNotFoundError:
+            return False
 
     async def _reopen(
         self, run: RunId, plan: Plan, assignment: Assignment, inputs: dict[str, Any], mode: str

@@ -141,7 +141,7 @@ class Decider:
         plan = stage.plan
         if stage.failure is not None:
             return [StageFinished(at_ms=at_ms, stage=plan.name, status="failed", failure=stage.failure)]
-        if state.cancelled and not _cleans_up(state, plan):
+        if state.cancelled and not state.cleans_up(plan):
             return [StageFinished(at_ms=at_ms, stage=plan.name, status="cancelled")]
         if stage.doomed and plan.run_on == "success":
             return [StageFinished(at_ms=at_ms, stage=plan.name, status="blocked")]
@@ -406,14 +406,6 @@ class _View:
 
 
 _NAMED = 5
-
-
-def _cleans_up(state: RunState, plan: StagePlan) -> bool:
-    """Whether a stage still begins in a run that is being ended."""
-    if state.forced:
-        return False
-    undone = state.undo_wanted and not state.cancel_requested
-    return plan.run_on == "always" or (plan.run_on == "failure" and undone)
 
 
 def _past(task: TaskNode, entry: int, at_ms: int) -> Attempted:

@@ -372,7 +372,7 @@ class Engine:
                 adopted.append(await self.resume(record.run_id))
             except (OwnershipError, RunStateError, RunNotFoundError):
                 continue  # somebody else was quicker
-            except (DefinitionError, PluginError, UsageError) as error:
+            except (DefinitionError, PluginError, UsageError, JournalError) as error:
                 if record.run_id not in self._not_adopted:
                     self._not_adopted.add(record.run_id)
                     log.warning("run %s cannot be taken over here: %s", record.run_id, error)

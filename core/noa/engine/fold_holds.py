@@ -108,8 +108,7 @@ class HoldFold(StageFold):
                 self._queue(task)
                 self._pump(task.stage)
             case "retry":
-                task.first_ms = 0
-                task.expired = False
+                self._as_planned(task)
                 self._queue(task)
                 self._pump(task.stage)
             case "skip":
@@ -124,6 +123,16 @@ class HoldFold(StageFold):
                 self._fail_and_undo(task)
             case _:
                 self._over(task, "failed")
+
+    def _as_planned(self, task: TaskNode) -> None:
+        """Somebody wants another try: of what the definition says, or what a person changed, with a fresh chain."""
+        task.first_ms = 0
+        task.expired = False
+        task.chosen = None
+        task.tries = 0
+        task.substitute = None
+        if not task.editor:
+            task.agent, task.action = task.plan.agent, task.plan.action
 
     def _answer_stage(self, stage: StageNode, choice: str, by: str, reason: str) -> None:
         hold = stage.hold

@@ -42,7 +42,7 @@ class ReopeningFold(RollbackFold):
 
     def _begin_again(self, reset: Reset) -> None:
         """Count everything anew, since much of it is no longer what it was; then let go on what can."""
-        again = dict.fromkeys(self.tasks[path].stage.plan.name for path in reset.tasks)
+        again = {**dict.fromkeys(self.tasks[path].stage.plan.name for path in reset.tasks), **reset.reopened}
         for name in reset.stages:
             before, self.stages[name] = self.stages[name], StageNode(self.plan.stages[name])
             self._forget(before)

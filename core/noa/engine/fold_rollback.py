@@ -14,6 +14,7 @@ from noa.model.events import (
     RollbackStarted,
 )
 from noa.model.ids import compensation_path
+from noa.model.plan import StagePlan
 
 __all__ = ["RollbackFold"]
 
@@ -22,13 +23,20 @@ class RollbackFold(RecoveryFold):
     """Folds rollbacks."""
 
     def _end_early(self, reason: str) -> None:
-        """End what goes on. Stages with `run_on: always` still clean up, unless the run was cancelled before."""
+        """End what goes on, but for stages that clean up, unless the run was cancelled before."""
         self.cancelled = self.cancelled or reason
         for stage in self.stages.values():
-            if stage.status == "running":
+            if stage.status == "running" and not self.cleans_up(stage.plan):
                 self._close(stage, reason)
             elif stage.status == "held":
                 self._let_open(stage)
+
+    def cleans_up(self, plan: StagePlan) -> bool:
+        """Whether a stage has its place in a run that is being ended."""
+        if self.forced:
+            return False
+        undone = self.undo_wanted and not self.cancel_requested
+        return plan.run_on == "always" or (plan.run_on == "failure" and undone)
 
     def _undo(self, reason: str) -> None:
         """The run is to be undone: end what goes on, so that it can begin."""

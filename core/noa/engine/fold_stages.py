@@ -51,7 +51,7 @@ class StageFold(TaskFold):
         stage = self.stages[event.stage]
         self.pending.pop(f"block:{event.stage}[{event.after}]", None)
         stage.advancing.discard(event.after)
-        stage.blocks[event.after].advanced = True
+        stage.blocks[event.after].advanced = event.failure is None
         if event.memo is not None:
             stage.memo = event.memo
         if event.failure is not None:

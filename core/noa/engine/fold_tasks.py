@@ -144,6 +144,9 @@ class TaskFold(StateBase):
         task.done = True
         others = [attempt for attempt in task.live if attempt != event.attempt]
         if task.decided is not None:
+            task.effects.append((task.inputs or {}, event.outputs))
+            task.done = False  # what it did is known; what it counts as having given is somebody's word
+            task.began = False
             self._over(task, self._decided(task))
         else:
             self._over(task, "succeeded")
@@ -240,6 +243,7 @@ class TaskFold(StateBase):
             self.pending.pop(f"hedge:{task.path}", None)
         if task.chosen:
             self.pending.pop(f"timer:retry:{task.path}", None)
+        if task.hold is not None:
             self._release(task)
         self._free_slot(task)
         task.live = ()

@@ -19,10 +19,12 @@ class Reset:
         stages: These begin anew: what they opened is forgotten. In the order in which they were found, as `tasks` are,
             so that every fold comes to the same.
         tasks: These begin anew in the blocks that stay open.
+        reopened: Stages that were ended early though none of their tasks was: they go on where they were.
     """
 
     stages: dict[str, None] = field(default_factory=dict)
     tasks: dict[TaskPath, TaskNode] = field(default_factory=dict)
+    reopened: dict[str, None] = field(default_factory=dict)
 
 
 def why_not_reopened(status: str, from_task: str, known: Mapping[TaskPath, TaskNode], *, rollback: bool) -> str:
@@ -50,6 +52,10 @@ def reset_of(stages: Mapping[str, StageNode], tasks: Mapping[TaskPath, TaskNode]
     touched: set[str] = set()
     readers = _readers(stages)
     pending: list[TaskNode | str] = list(_failed(stages))
+    for name, stage in stages.items():
+        if stage.status in BAD and stage.blocks:
+            reset.reopened[name] = None
+            pending += stage.plan.dependents
     if from_task:
         named = tasks[from_task]
         pending.append(named.stage.plan.name if named.stage.plan.repeats else named)
@@ -69,6 +75,7 @@ def reset_of(stages: Mapping[str, StageNode], tasks: Mapping[TaskPath, TaskNode]
         if name not in touched:
             touched.add(name)
             pending += stages[name].plan.dependents
+    reset.reopened = {name: None for name in reset.reopened if name not in reset.stages}
     reset.tasks = {path: task for path, task in reset.tasks.items() if task.stage.plan.name not in reset.stages}
     return reset
 

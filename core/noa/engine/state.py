@@ -121,11 +121,13 @@ class RunState(ReopeningFold):
     def _cancel_requested(self, event: CancelRequested) -> None:
         if event.signal and event.signal in self.signals:
             return
-        self.forced = self.cancel_requested or self._timed_out
+        self.forced = self.cancel_requested or (self._timed_out and not self.undo_wanted)
         self.cancel_requested = True
         self.undo_wanted = self.undo_wanted or self.plan.on_failure == "rollback"
         self.signals.add(event.signal)
+        self.paused = ""  # cleanup and rollback are part of the end that is wanted
         self._end_early(event.reason or "cancelled")
+        self._pump_run()
         if self.forced and self.undoing is not None:
             self._stop_undoing(event.reason or "cancelled")
 
@@ -170,6 +172,7 @@ class RunState(ReopeningFold):
             failure = timed_out("RUN_TIMEOUT", f"run of '{self.plan.name}'", self.plan.timeout_ms)
             self.failure = self.failure or failure
             self._timed_out = True
+            self.undo_wanted = self.undo_wanted or self.plan.on_failure == "rollback"
             self._end_early(failure.message)
 
 

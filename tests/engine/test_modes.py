@@ -452,3 +452,31 @@ def test_another_try_that_a_person_wants_is_of_what_the_definition_says(
         assert (node.agent, node.inputs) == ("b", {"n": 1})
         run.fail(Failure("BROKEN", "no"), path("s/x"))
         assert say(run, "answer", task="s/x", choice="retry") == ""
+
+
+def test_user_who_is_called_nobody_is_one_person(registry: Registry, compile_stages: Compile) -> None:
+    run = Driven(three(compile_stages, "supervised", approval=ApprovalPlan(quorum=2)), registry)
+    assert say(run, "approve", "nobody", task="one/x") == ""
+    assert held(run) == ["one/x"]
+
+
+def test_who_is_asked_sees_what_was_changed(registry: Registry, compile_stages: Compile) -> None:
+    show = {"n": snippet("task.inputs.n", ["task"], {})}
+    plan = three(compile_stages, "supervised", approval=ApprovalPlan(quorum=2, show=show), inputs={"n": 1})
+    run = Driven(plan, registry)
+    assert say(run, "approve", "ann", task="one/x") == ""
+    assert say(run, "edit", "bob", task="one/x", inputs={"n": 2}) == ""
+    node = run.state.tasks[path("one/x")]
+    assert node.hold is not None
+    assert (node.hold.show, node.approvals) == ({"n": 2}, ())
+
+
+def test_what_follows_a_task_that_is_skipped_beforehand_still_waits_for_what_comes_before(
+    registry: Registry, compile_stages: Compile
+) -> None:
+    plan = compile_stages({"name": "s", "type": "sequential", "tasks": [task("x"), task("y"), task("z")]})
+    run = Driven(plan, registry)
+    assert say(run, "skip", task="s/y") == ""
+    assert going(run) == ["s/x"]
+    run.succeed(path("s/x"))
+    assert (run.state.tasks[path("s/y")].status, going(run)) == ("skipped", ["s/z"])

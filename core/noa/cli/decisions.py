@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from noa.cli.text import duration
-from noa.engine.fold_holds import NOBODY
 from noa.model.events import (
     CancelRequested,
     Complete,
@@ -230,7 +229,7 @@ class _Fold:
         yield self._decided(event, "hold", f"mode {mode}", what, subject=subject, after=after)
 
     def _hold_resolved(self, event: HoldResolved, _mode: str, _status: str) -> Iterator[Decided]:
-        by = event.by.removeprefix(f"{NOBODY}: ")
+        by = event.by.removeprefix("nobody: ")
         what = f"answered '{event.answer}' for {event.subject}"
         yield self._decided(
             event, "resolve", by, what, subject=event.subject, reason=event.reason, before="held", after=event.answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -22,10 +23,16 @@ from noa.model.events import (
 from noa.model.failure import Failure
 from noa.model.ids import TaskPath
 
-__all__ = ["NOBODY", "HoldFold"]
+__all__ = ["HoldFold"]
 
-NOBODY = "nobody"
-"""Begins the name of who answered a hold where no person did, such as a timer; counts as everybody who was asked."""
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """Who answered a hold, and why. `automatic`: nobody did, but a timer or the mode."""
+
+    by: str
+    reason: str
+    automatic: bool
 
 
 class HoldFold(StageFold):
@@ -71,28 +78,39 @@ class HoldFold(StageFold):
             self._emit(SetTimer(f"hold:{event.stage}", self.now_ms + event.hold.timeout_ms))
 
     def _hold_resolved(self, event: HoldResolved) -> None:
-        self.answer(event.subject, event.answer, by=event.by, reason=event.reason)
+        self.answer(event.subject, event.answer, by=event.by, reason=event.reason, automatic=True)
 
     def answer(
-        self, subject: str, choice: str, outputs: dict[str, Any] | None = None, *, by: str = "", reason: str = ""
+        self,
+        subject: str,
+        choice: str,
+        outputs: dict[str, Any] | None = None,
+        *,
+        by: str = "",
+        reason: str = "",
+        automatic: bool = False,
     ) -> None:
-        """A hold is answered; the caller knows that it is there and takes this answer."""
+        """A hold is answered; the caller knows that it is there and takes this answer.
+
+        Args:
+            automatic: No person answered, but a timer or the mode; counts as everybody who was asked.
+        """
         task = self.tasks.get(TaskPath(subject))
         if task is not None and task.hold is not None:
-            self._answer(task, choice, outputs, by, reason)
+            self._answer(task, choice, outputs, _Said(by, reason, automatic))
         else:
-            self._answer_stage(self.stages[subject], choice, by, reason)
+            self._answer_stage(self.stages[subject], choice, _Said(by, reason, automatic))
 
-    def _answer(self, task: TaskNode, choice: str, outputs: dict[str, Any] | None, by: str, reason: str) -> None:
+    def _answer(self, task: TaskNode, choice: str, outputs: dict[str, Any] | None, said: _Said) -> None:
         hold = task.hold
         assert hold is not None
         if choice == "escalate":
             task.hold = _escalated(hold)
             self.pending.pop(f"timer:hold:{task.path}", None)
             return
-        if choice == "approve" and by:
-            task.approvals = (*task.approvals, by)
-            if len(task.approvals) < hold.quorum and not by.startswith(NOBODY):
+        if choice == "approve" and not said.automatic:
+            task.approvals = (*task.approvals, said.by)
+            if len(task.approvals) < hold.quorum:
                 return
         self._release(task)
         match choice:
@@ -117,7 +135,7 @@ class HoldFold(StageFold):
                 task.outputs = outputs
                 self._over(task, "succeeded")
             case "reject":
-                task.failure = rejected(task.path, by, reason)
+                task.failure = rejected(task.path, said.by, said.reason)
                 self._over(task, "failed")
             case "rollback":
                 self._fail_and_undo(task)
@@ -134,19 +152,19 @@ class HoldFold(StageFold):
         if not task.editor:
             task.agent, task.action = task.plan.agent, task.plan.action
 
-    def _answer_stage(self, stage: StageNode, choice: str, by: str, reason: str) -> None:
+    def _answer_stage(self, stage: StageNode, choice: str, said: _Said) -> None:
         hold = stage.hold
         assert hold is not None
         if choice == "escalate":
             stage.hold = _escalated(hold)
             self.pending.pop(f"timer:hold:{stage.plan.name}", None)
             return
-        if choice == "approve" and by:
-            stage.approvals = (*stage.approvals, by)
-            if len(stage.approvals) < hold.quorum and not by.startswith(NOBODY):
+        if choice == "approve" and not said.automatic:
+            stage.approvals = (*stage.approvals, said.by)
+            if len(stage.approvals) < hold.quorum:
                 return
         if choice == "reject":
-            stage.failure = rejected(stage.plan.name, by, reason)
+            stage.failure = rejected(stage.plan.name, said.by, said.reason)
         stage.approved = choice in ("approve", "continue")
         self._let_open(stage)
 
@@ -164,10 +182,18 @@ class HoldFold(StageFold):
             task.decided = (status, outputs)
             if task.status == "running":
                 self._end_attempts(task, reason)
+        elif task.status == "pending":
+            task.decided = (status, outputs)  # what depends on it must not begin before what it depends on is done
         else:
             task.outputs = outputs
             self._release(task)
             self._over(task, status)
+
+    def ask_anew(self, task: TaskNode) -> None:
+        """What is to be approved has changed: whoever is asked must see what it is now."""
+        self._release(task)
+        self._queue(task)
+        self._pump(task.stage)
 
     def cancel_task(self, task: TaskNode, reason: str) -> None:
         """End a task as cancelled; what depends on it is blocked."""

@@ -35,6 +35,8 @@ class TaskFold(StateBase):
     def _unblocked(self, task: TaskNode) -> None:
         if task.doomed:
             self._over(task, "blocked")
+        elif task.decided is not None:
+            self._over(task, self._decided(task))
         elif task.stage.closing:
             self._over(task, "cancelled")
         else:

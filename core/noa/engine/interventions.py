@@ -66,21 +66,23 @@ def _cancel(state: RunState, event: SignalApplied) -> None:
 def _edit(state: RunState, event: SignalApplied) -> None:
     task = state.tasks[event.task]
     task.edits = {**(task.edits or {}), **event.body["inputs"]}
-    _changed(task, event)
+    _changed(state, task, event)
 
 
 def _reassign(state: RunState, event: SignalApplied) -> None:
     task = state.tasks[event.task]
     task.agent = event.body["agent"]
     task.action = event.body.get("action") or task.action
-    _changed(task, event)
+    _changed(state, task, event)
 
 
-def _changed(task: TaskNode, event: SignalApplied) -> None:
+def _changed(state: RunState, task: TaskNode, event: SignalApplied) -> None:
     """What was approved before is something else now."""
     task.editor = event.actor
     task.approvals = ()
     task.approved = False
+    if task.hold is not None and task.hold.kind in ("approval", "policy"):
+        state.ask_anew(task)
 
 
 def _retry(state: RunState, event: SignalApplied) -> None:

@@ -15,7 +15,6 @@ from noa.engine.commands import (
     SetTimer,
 )
 from noa.engine.failures import timed_out
-from noa.engine.fold_holds import NOBODY
 from noa.engine.fold_reopening import ReopeningFold
 from noa.engine.ranking import upward_ranks
 from noa.errors import InternalError
@@ -160,7 +159,7 @@ class RunState(ReopeningFold):
         elif kind == "hold":
             node = self.tasks.get(TaskPath(name)) or self.stages[name]
             if node.hold is not None:
-                self.answer(name, node.hold.on_timeout, by=f"{NOBODY} in time")
+                self.answer(name, node.hold.on_timeout, by="nobody in time", automatic=True)
         elif kind == "total":
             self._time_out(self.tasks[TaskPath(name)])
         elif kind == "stage":

@@ -405,6 +405,8 @@ def _redone(state: RunState, from_task: TaskPath) -> set[TaskPath]:
         queue.extend(t for t in failed if not (t.plan.optional and t.status == "failed"))
         if stage.status in _BAD and not stage.blocks:
             queue.append(name)
+        elif stage.status in _BAD:
+            queue.extend(stage.plan.dependents)
     if from_task:
         named = state.tasks[from_task]
         queue.append(named.stage.plan.name if named.stage.plan.repeats else named)

@@ -43,7 +43,7 @@ class Question:
         barred: Who may not approve: who began the run, or changed the task.
         quorum: How many have to approve.
         approvals: Who did.
-        changed_by: Who changed the inputs or the agent last; `show` is of before that.
+        changed_by: Who changed the inputs or the agent last; what is shown is as they left it.
     """
 
     run_id: RunId
@@ -199,8 +199,7 @@ def _approval_lines(question: Question) -> list[str]:
     if len(shown) > _SHOWN:
         lines.append(f"{'':<14}and {plural(len(shown) - _SHOWN, 'more value')}; noa approvals --json has all")
     if question.changed_by:
-        earlier = "; what it shows is from before" if shown else ""
-        lines.append(f"changed       by {question.changed_by} since it was held{earlier}")
+        lines.append(f"changed       by {question.changed_by}")
     who = ", ".join(question.approvers) or "anybody"
     barred = [name for name in question.barred if not question.approvers or name in question.approvers]
     who += f" but {' and '.join(barred)}" if barred else ""

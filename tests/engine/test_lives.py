@@ -10,8 +10,9 @@ import pytest
 from tests.engine.shells import Agents, Setup
 
 from noa.definitions import load_plan
+from noa.engine.engine import Engine, Running
 from noa.errors import RunKeyError, RunStateError, UsageError
-from noa.model.events import AttemptFailed, LateResult, Recalled, RunCreated, SignalRefused
+from noa.model.events import AttemptFailed, Hold, LateResult, Recalled, RunCreated, SignalRefused, TaskHeld
 from noa.model.execution import Assignment, Outcome, Succeeded
 from noa.model.failure import Failure
 from noa.model.ids import TaskPath
@@ -48,6 +49,17 @@ def broken(_assignment: Assignment) -> Outcome:
 
 def actions(agents: Agents) -> list[str]:
     return [assignment.action for assignment in agents.asked]
+
+
+async def held_on_disk(engine: Engine, running: Running) -> None:
+    """Until the run waits for a person, and another engine would know it."""
+    while not running.state.waiting:
+        await asyncio.sleep(0.01)
+    while not any(
+        isinstance(event, TaskHeld) or isinstance(getattr(event, "decision", None), Hold)
+        for _, event in await engine._journal.read(running.run_id)
+    ):
+        await asyncio.sleep(0.01)
 
 
 async def test_failed_run_is_retried_in_place_and_keeps_what_succeeded(setup: Setup, compile_stages: Compile) -> None:
@@ -172,8 +184,7 @@ async def test_answer_that_came_while_no_engine_ran_counts_on_resume(setup: Setu
     engine = await setup.engine()
     setup.agents.answers = {"x": broken, "y": give()}
     running = await engine.start(compile_stages(chain(task("x", recovery=["ask"]), task("y"))))
-    while not running.state.waiting:
-        await asyncio.sleep(0.01)
+    await held_on_disk(engine, running)
     await engine.close()
     store = SqliteJournal(f"sqlite://{setup.folder / 'noa.db'}")
     await store.open()
@@ -412,3 +423,22 @@ async def test_damaged_run_does_not_keep_others_from_being_adopted(setup: Setup,
     damaged.close()
     adopted = await (await setup.engine()).adopt()
     assert [running.run_id for running in adopted] == [runs[1].run_id]
+
+
+async def test_words_that_build_on_each_other_count_in_their_order_on_resume(
+    setup: Setup, compile_stages: Compile
+) -> None:
+    engine = await setup.engine()
+    setup.agents.answers = {"x": lambda a: Succeeded(dict(a.inputs))}
+    approval = {"approvers": ["ann", "bob"], "quorum": 2}
+    running = await engine.start(compile_stages(chain(task("x", inputs={"n": 1}, approval=approval))))
+    await held_on_disk(engine, running)
+    await engine.close()
+    other = await setup.engine()
+    said = [("edit", "cid", {"inputs": {"n": 2}}), ("approve", "ann", {}), ("approve", "bob", {})]
+    for number, (kind, actor, body) in enumerate(said):
+        record = SignalRecord(str(number), running.run_id, kind, actor, "so", {"task": "s/x", **body}, number)
+        await other._journal.put_signal(record)
+    state = await asyncio.wait_for((await other.resume(running.run_id)).wait(), 10)
+    assert state.tasks[TaskPath("s/x")].outputs == {"n": 2}
+    assert not [event for _, _, event in setup.seen if isinstance(event, SignalRefused)]

@@ -260,3 +260,16 @@ def test_random_failures_of_a_whole_chain_always_end(registry: Registry, compile
         else:
             run.fail()
     assert run.state.status == "failed"
+
+
+def test_another_try_after_outputs_were_looked_for_in_vain_looks_into_the_cache_and_then_asks_the_agent(
+    registry: Registry, compile_stages: Compile
+) -> None:
+    plan = one_task(compile_stages, {"degrade": {"last_good": True}}, "ask", cache={"ttl": "1h"})
+    run = Driven(plan, registry, n=1)
+    run.take(Recalled(at_ms=run.now_ms, task=X, attempt=1))
+    run.fail()
+    run.take(Recalled(at_ms=run.now_ms, task=X, attempt=1))
+    assert run.state.tasks[X].status == "held"
+    run.signal("answer", task="s/x", choice="retry")
+    assert run.take(Recalled(at_ms=run.now_ms, task=X, attempt=2)) == [Execute(X, 2)]

@@ -49,17 +49,8 @@ class Core:
         return events, effects
 
     def recorded(self, signal: SignalRecord, at_ms: int) -> list[Event]:
-        """Fold a signal in before anything is decided: the events that record it; none where it was taken before."""
-        event = judge(self.state, signal, at_ms, self._decider.known(self.state))
-        if event is None:
-            return []
-        self.state.apply(event)
-        events = [event]
-        if isinstance(event, SignalApplied) and event.kind == "mode":
-            for resolved in self._decider.resolved(self.state, at_ms):
-                self.state.apply(resolved)
-                events.append(resolved)
-        return events
+        """Take a signal that came while nobody drove the run: the events; `outstanding` then has all effects."""
+        return self.signalled(signal, at_ms)[0]
 
     def guards(self, task: TaskPath) -> tuple[Entry, ...]:
         """The strategies that may refuse an attempt of a task before it begins."""

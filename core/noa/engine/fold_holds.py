@@ -147,7 +147,10 @@ class HoldFold(StageFold):
         task.first_ms = 0
         task.expired = False
         task.chosen = None
+        task.entry = 0
+        task.recalled = False
         task.tries = 0
+        task.passed = True  # the debugger stopped before it once
         task.substitute = None
         if not task.editor:
             task.agent, task.action = task.plan.agent, task.plan.action

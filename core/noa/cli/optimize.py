@@ -49,7 +49,11 @@ class _Found:
         return bool(self.learns and self.expected_ms and not self.record.slower)
 
 
-@click.command(cls=NoaCommand, name="optimize", short_help="Show what past runs of a workflow taught, and suggest.")
+@click.command(
+    cls=NoaCommand,
+    name="optimize",
+    short_help="Show what past runs of a workflow taught, what it gained, and what to change.",
+)
 @click.argument("workflow", metavar="WORKFLOW")
 @click.option("--forget", is_flag=True, help="Drop what was learned; runs begin to learn anew.")
 @json_option

@@ -102,6 +102,9 @@ class Service(pb_grpc.AgentServiceServicer):
             os.kill(os.getpid(), signal.SIGSTOP)
         elif action == "hang":
             await asyncio.Event().wait()
+        elif action == "hang aloud":
+            yield pb.ExecuteResponse(log=pb.Log(level=pb.LOG_LEVEL_INFO, message="hanging"))
+            await asyncio.Event().wait()
         elif action == "slow":
             await cancelled.wait()
             yield failed("CANCELLED")

@@ -149,7 +149,9 @@ async def test_agent_killed_in_the_middle_of_work_is_lost_at_once_and_started_ag
 async def test_all_executions_of_a_lost_agent_fail_and_its_last_lines_are_shown(bench: Any) -> None:
     bench.broken()
     await bench.execute("broken", "echo")
-    hanging = [asyncio.create_task(bench.execute("broken", "hang")) for _ in range(3)]
+    hanging = [asyncio.create_task(bench.execute("broken", "hang aloud")) for _ in range(3)]
+    while sum(isinstance(seen, Log) for seen in bench.seen) < 3:  # what the agent has not got yet goes to its successor
+        await asyncio.sleep(0.01)
     failure = await bench.execute("broken", "exit")
     assert "exited with status 7" in failure.message
     assert "| the disk is on fire" in failure.message

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -42,6 +43,7 @@ class ChainCompiler:
     problems: list[Problem]
     asks: bool = False
     """Whether any chain may hold a task for a person."""
+    _known: dict[str, tuple[StrategySpec, ...]] = field(default_factory=dict)
 
     def chain(
         self, entries: list[Any] | None, path: NodePath, where: Place, asked: Asked
@@ -53,7 +55,15 @@ class ChainCompiler:
         if entries is None:
             return None
         made = (self._entry(entry, (*path, index), where, asked) for index, entry in enumerate(entries))
-        return tuple(spec for spec in made if spec is not None)
+        return self._shared(tuple(spec for spec in made if spec is not None))
+
+    def _shared(self, specs: tuple[StrategySpec, ...]) -> tuple[StrategySpec, ...]:
+        """The same object for equal chains, so that what the engine makes of one is made once, not for each task."""
+        plain = [(spec.name, spec.options) for spec in specs]
+        try:
+            return self._known.setdefault(json.dumps(plain), specs)
+        except (TypeError, ValueError):
+            return specs  # it holds expressions, which know where they stand
 
     def _entry(self, entry: Any, path: NodePath, where: Place, asked: Asked) -> StrategySpec | None:
         options: Any = None

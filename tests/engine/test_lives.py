@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.engine.conftest import EngineTestPlugin
 from tests.engine.shells import Agents, Setup
 
 from noa.definitions import load_plan
@@ -17,7 +18,9 @@ from noa.model.execution import Assignment, Outcome, Succeeded
 from noa.model.failure import Failure
 from noa.model.ids import TaskPath
 from noa.model.plan import Plan
-from noa.plugin import Registry, SignalRecord
+from noa.modes import SupervisedMode
+from noa.plugin import Attempted, Mode, RecoveryStrategy, Registry, SignalRecord, hookimpl
+from noa.recovery import RetryOptions
 from noa.storage import SqliteJournal
 from noa.testing.clock import FakeClock
 
@@ -442,3 +445,70 @@ async def test_words_that_build_on_each_other_count_in_their_order_on_resume(
     state = await asyncio.wait_for((await other.resume(running.run_id)).wait(), 10)
     assert state.tasks[TaskPath("s/x")].outputs == {"n": 2}
     assert not [event for _, _, event in setup.seen if isinstance(event, SignalRefused)]
+
+
+class Grumpy(RecoveryStrategy):
+    """A guard that raises when it is told how an attempt ended."""
+
+    name = "grumpy"
+    options = RetryOptions
+    guards = True
+
+    def recover(self, failure: Failure, past: Attempted, options: Any) -> None:
+        return None
+
+    def recalls(self, options: Any) -> bool:
+        raise RuntimeError("I do not say")
+
+    def observe(self, memory: Any, failure: Failure | None, now_ms: int, options: Any) -> Any:
+        raise RuntimeError("I do not want to know")
+
+
+@pytest.mark.parametrize("ends", ["succeeded", "failed"])
+async def test_guard_that_raises_does_not_lose_the_outcome_of_an_attempt(
+    setup: Setup, registry: Registry, compile_stages: Compile, ends: str
+) -> None:
+    class Plugin:
+        @hookimpl
+        def noa_recovery_strategies(self) -> list[RecoveryStrategy]:
+            return [Grumpy()]
+
+    registry.register(Plugin(), "grumpy")
+    engine = await setup.engine()
+    setup.agents.answers = {"x": give(v=1) if ends == "succeeded" else broken}
+    running = await engine.start(compile_stages(chain(task("x", recovery=["grumpy"]))))
+    assert (await asyncio.wait_for(running.wait(), 10)).status == ends
+
+
+async def test_circuit_hears_of_an_attempt_that_ends_with_its_engine(setup: Setup, compile_stages: Compile) -> None:
+    engine = await setup.engine()
+    breaker = {"circuit_breaker": {"failures": 3}}
+    running = await engine.start(compile_stages(chain(task("x", recovery=[breaker]))))
+    await setup.agents.until_asked(1)
+    (attempt,) = running.live._attempts.values()
+    await engine.close()
+    assert attempt.cancelled(), "it ended as what it was, not with an error of its own"
+
+
+async def test_run_in_a_mode_that_is_not_known_here_does_not_go_on_unheld(
+    setup: Setup, registry: Registry, compile_stages: Compile
+) -> None:
+    class Careful(SupervisedMode):
+        name = "careful"
+
+    class Plugin:
+        @hookimpl
+        def noa_modes(self) -> list[Mode]:
+            return [Careful()]
+
+    registry.register(Plugin(), "careful")
+    engine = await setup.engine()
+    running = await engine.start(compile_stages(chain(task("x", approval=True))), mode="careful")
+    await held_on_disk(engine, running)
+    await engine.close()
+    setup.registry = Registry()
+    setup.registry.register(EngineTestPlugin(), "engine-test")
+    other = await setup.engine()
+    with pytest.raises(UsageError, match="mode 'careful' is not known"):
+        await other.resume(running.run_id)
+    assert setup.agents.asked == []

@@ -10,12 +10,13 @@ from tests.engine.driven import Driven
 
 from noa.definitions import load_plan
 from noa.definitions.snippets import snippet
+from noa.engine import interventions, signals
 from noa.engine.commands import CancelAttempt
 from noa.model.events import HoldResolved, SignalApplied, SignalRefused, StageHeld, TaskHeld
 from noa.model.failure import Failure
 from noa.model.ids import TaskPath
 from noa.model.plan import ApprovalPlan, BlockTemplate, Plan, SupervisePlan, TaskPlan
-from noa.plugin import Registry
+from noa.plugin import Gate, Hold, Mode, Registry, hookimpl
 
 Compile = Callable[..., Plan]
 
@@ -480,3 +481,63 @@ def test_what_follows_a_task_that_is_skipped_beforehand_still_waits_for_what_com
     assert going(run) == ["s/x"]
     run.succeed(path("s/x"))
     assert (run.state.tasks[path("s/y")].status, going(run)) == ("skipped", ["s/z"])
+
+
+class Broken(Mode):
+    """A mode of somebody else's that does what it must not."""
+
+    name = "broken"
+    watches = True
+
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
+
+    def gate(self, gate: Gate) -> Any:
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+    def resolves(self, hold: Hold) -> Any:
+        raise RuntimeError("no idea")
+
+
+@pytest.mark.parametrize(("answer", "said"), [(RuntimeError("oh"), "RuntimeError: oh"), (42, "42")])
+def test_mode_that_raises_or_answers_nonsense_fails_the_task_and_is_named(
+    registry: Registry, compile_stages: Compile, answer: object, said: str
+) -> None:
+    run = Driven(in_mode(registry, compile_stages, Broken(answer)), registry)
+    assert run.state.status == "failed"
+    assert run.state.failure is not None
+    assert "mode 'broken'" in run.state.failure.message
+    assert said in run.state.failure.message
+
+
+def test_hold_that_a_mode_cannot_answer_waits_for_a_person(registry: Registry, compile_stages: Compile) -> None:
+    run = Driven(in_mode(registry, compile_stages, Broken(Hold(kind="policy"))), registry)
+    assert held(run) == ["one/x"]
+
+
+def in_mode(registry: Registry, compile_stages: Compile, mode: Mode) -> Plan:
+    class Plugin:
+        @hookimpl
+        def noa_modes(self) -> list[Mode]:
+            return [mode]
+
+    registry.register(Plugin(), "test-mode")
+    return three(compile_stages, mode.name)
+
+
+def test_task_that_is_to_be_tried_again_in_auto_mode_is_paced_by_its_time(
+    registry: Registry, compile_stages: Compile
+) -> None:
+    x = task("x", recovery=[{"ask": {"timeout": "1h", "on_timeout": "retry"}}])
+    run = Driven(compile_stages({"name": "s", "type": "sequential", "tasks": [x]}, mode="auto"), registry)
+    began_ms = run.now_ms
+    run.fail(Failure("BROKEN", "no"), path("s/x"))
+    assert going(run) == []
+    run.fire("hold:s/x")
+    assert (going(run), run.now_ms - began_ms) == (["s/x"], 3_600_000)
+
+
+def test_every_signal_that_is_judged_is_applied() -> None:
+    assert signals._CHECKS.keys() == interventions.APPLIED.keys()

@@ -170,50 +170,27 @@ def _or(choices: tuple[str, ...]) -> str:
 
 def _outputs(text: str | None, question: Question) -> dict[str, Any]:
     """The JSON object that --outputs gives."""
-    import json
-    from pathlib import Path
-
+    from noa.cli.interventions import json_object
     from noa.errors import UsageError
 
     example = f"""noa answer {question.run_id} {question.task} override --outputs '{{"field": 1}}'"""
     if text is None:
         raise UsageError(f"the choice override needs the outputs that the task is to have: {example}")
-    where = "--outputs"
-    if text.startswith("@"):
-        where = f"--outputs {text}"
-        try:
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise UsageError(f"{where}: cannot be read: {reason}") from error
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{where}:{error.lineno}:{error.colno}: not JSON: {error.msg}. Such as: {example}") from error
-    if not isinstance(value, dict):
-        raise UsageError(f"{where}: expected a JSON object, as tasks give them. Such as: {example}")
-    return value
+    return json_object("--outputs", text, example)
 
 
 def _check_outputs(registry: Registry, history: History, body: dict[str, Any]) -> None:
     """Refuse outputs that the action itself would not be let give, where its schema is known without starting it."""
-    from noa.definitions import agent_declaration
+    from noa.cli.interventions import known_of
+    from noa.definitions import schema_problems
     from noa.errors import UsageError
 
     assert history.state is not None
     task = history.state.tasks[body["task"]]
-    declared = history.state.plan.agents.get(task.agent)
-    declaration = agent_declaration(declared) if declared is not None else registry.agents.get(task.agent)
-    kind = registry.agent_kinds.get(declaration.kind) if declaration is not None else None
-    health = kind.describe(declaration) if kind is not None and declaration is not None else None
-    action = next((a for a in health.actions if a.name == task.action), None) if health is not None else None
-    if action is None or not action.output_schema:
-        return
-    from jsonschema import Draft202012Validator
-
-    problems = sorted(Draft202012Validator(dict(action.output_schema)).iter_errors(body["outputs"]), key=str)
+    action = known_of(registry, history.state.plan).action(task.agent, task.action)
+    problems = schema_problems(action.output_schema, body["outputs"]) if action is not None else []
     if problems:
-        told = "; ".join(f"{problem.json_path}: {problem.message}" for problem in problems[:5])
+        told = "; ".join(problems[:5])
         raise UsageError(
             f"--outputs do not fit what action '{task.action}' of agent '{task.agent}' gives: {told}. Nothing was "
             "recorded"

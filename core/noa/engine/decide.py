@@ -5,6 +5,7 @@ What is decided here is recorded, so a replay never comes here for something tha
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -127,11 +128,9 @@ class Decider:
     def keeps(self, state: RunState, task: TaskNode) -> dict[str, int]:
         """Under which keys the outputs of a task are kept when it succeeds, and for how long (0: for ever)."""
         kept = dict([task.kept]) if task.kept is not None else {}
-        try:
+        with contextlib.suppress(Exception):  # foreign code; what is wrong with it is said when the chain is asked
             if any(entry.strategy.recalls(entry.options) for entry in self._chains.of(state.plan, task).recalls):
                 kept[last_outputs_key(state.plan.name, task)] = 0
-        except (KeyError, ValueError):
-            pass  # said when the chain is asked
         return kept
 
     # --- stages
@@ -276,7 +275,11 @@ class Decider:
     def _choose_recovery(self, state: RunState, command: ChooseRecovery, at_ms: int) -> list[Event]:
         task = state.tasks[command.task]
         failure = task.failure or Failure("INTERNAL", f"task '{task.path}' failed without saying why")
-        hold = self._gates.failure(state, task, failure)
+        try:
+            hold = self._gates.failure(state, task, failure)
+        except NoaError as error:
+            broken = Failure(error.code, error.message, cause=failure)
+            return [TaskFailed(at_ms=at_ms, task=task.path, failure=broken)]
         if hold is not None:
             held = TaskHeld(at_ms=at_ms, task=task.path, hold=hold, inputs=task.inputs or {})
             return self._with_answer(state, held, task.path, hold, at_ms)

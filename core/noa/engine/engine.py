@@ -400,6 +400,7 @@ class Engine:
                 self._prepare(plan)
                 core = self._core(plan)
                 core.replay(event for _, event in history)
+            self._mode(core.state.mode)  # without it nobody would say what is held
             if reopened is not None:
                 _check_reopened(core.state, reopened)
             elif core.state.finished:

@@ -15,6 +15,7 @@ from noa.engine.debugging import Breakpoint
 from noa.engine.nodes import StageNode, TaskNode
 from noa.engine.scope import reads_of, scope_for
 from noa.engine.state import RunState
+from noa.errors import PluginError
 from noa.model.events import ANSWERS, Hold
 from noa.model.failure import Failure
 from noa.model.plan import ApprovalPlan
@@ -23,6 +24,8 @@ from noa.plugin import Gate, Mode
 __all__ = ["Gates", "about"]
 
 _APPROVE = ("approve", "reject")
+_WITHOUT_PERSON = ("approve", "reject", "continue", "retry", "skip", "fail", "rollback")
+"""Answers that a mode can give: `override` needs outputs, and to escalate is to ask a person."""
 
 
 class Gates:
@@ -33,17 +36,40 @@ class Gates:
         self._evaluator = evaluator
 
     def answer(self, state: RunState, hold: Hold) -> str | None:
-        """The answer that a hold gets at once in this run; None where it waits."""
-        mode = self._modes.get(state.mode)
-        return mode.resolves(hold) if mode is not None else None
+        """The answer that a hold gets at once in this run; None where it waits.
+
+        A mode that raises, or answers what no hold takes without a person, leaves the hold to a person.
+        """
+        try:
+            answer = self._mode(state).resolves(hold)
+        except Exception:  # foreign code
+            return None
+        return answer if answer in _WITHOUT_PERSON else None
+
+    def _mode(self, state: RunState) -> Mode:
+        found = self._modes.get(state.mode)
+        if found is None:
+            raise PluginError(f"mode '{state.mode}' is not known. Known: {', '.join(sorted(self._modes))}")
+        return found
+
+    def _asked(self, mode: Mode, gate: Gate) -> Hold | None:
+        try:
+            hold = mode.gate(gate)
+        except Exception as error:  # foreign code
+            raise PluginError(
+                f"mode '{mode.name}' could not say whether '{gate.subject}' may begin: {type(error).__name__}: {error}"
+            ) from error
+        if hold is not None and not isinstance(hold, Hold):
+            raise PluginError(f"mode '{mode.name}' answered {hold!r} about '{gate.subject}', which is no Hold")
+        return hold
 
     def stage(self, state: RunState, stage: StageNode) -> Hold | None:
         """The hold to place before a stage opens."""
-        mode, plan = self._modes.get(state.mode), stage.plan
-        if mode is None or stage.approved or plan.approval is None:
+        plan = stage.plan
+        if stage.approved or plan.approval is None:
             return None
         wanted = self._approval(state, plan.approval, plan.name, None, {})
-        return mode.gate(Gate(subject=plan.name, stage=plan.name, approval=wanted))
+        return self._asked(self._mode(state), Gate(subject=plan.name, stage=plan.name, approval=wanted))
 
     def task(self, state: RunState, task: TaskNode, inputs: dict[str, Any], *, wired: bool) -> Hold | None:
         """The hold to place before the first attempt of a task.
@@ -51,9 +77,8 @@ class Gates:
         Args:
             inputs: That it would be given; with `wired` those of implicit wiring.
         """
-        mode = self._modes.get(state.mode)
-        plan = task.plan
-        if mode is None or (plan.approval is None and state.plan.supervise is None and not mode.watches):
+        mode, plan = self._mode(state), task.plan
+        if plan.approval is None and state.plan.supervise is None and not mode.watches:
             return None
         seen = state.wired_inputs(task) if wired else inputs
         approval = None if task.approved or task.undoes is not None else self._wanted(state, task, seen)
@@ -61,30 +86,30 @@ class Gates:
         asked = task.approved or task.passed or bool(task.tries) or not mode.watches
         if approval is None and stop is None and asked:
             return None
-        return mode.gate(
-            Gate(
-                subject=task.path,
-                stage=task.stage.plan.name,
-                task=plan.name,
-                agent=task.agent,
-                action=task.action,
-                inputs=seen,
-                approval=approval,
-                stop=stop,
-            )
+        gate = Gate(
+            subject=task.path,
+            stage=task.stage.plan.name,
+            task=plan.name,
+            agent=task.agent,
+            action=task.action,
+            inputs=seen,
+            approval=approval,
+            stop=stop,
         )
+        return self._asked(mode, gate)
 
     def failure(self, state: RunState, task: TaskNode, failure: Failure) -> Hold | None:
         """The hold to place between a failed attempt and the recovery chain."""
-        mode = self._modes.get(state.mode)
-        if mode is None or not mode.debugs or task.seen or task.recalled:
+        mode = self._mode(state)
+        if not mode.debugs or task.seen or task.recalled:
             return None
         for point in state.debugging.at(task, "failure"):
             if self._is_true(state, task, point, task.inputs or {}):
                 choices = ["continue", *(answer for answer in ANSWERS if answer != "rollback" or task.undoes is None)]
                 question = f"'{task.path}' failed: {failure}"
                 hold = Hold(question=question, choices=choices, kind="failure", show={"breakpoint": point.id})
-                return mode.gate(Gate(subject=task.path, stage=task.stage.plan.name, task=task.plan.name, stop=hold))
+                gate = Gate(subject=task.path, stage=task.stage.plan.name, task=task.plan.name, stop=hold)
+                return self._asked(mode, gate)
         return None
 
     # --- what is wanted ----------------------------------------------------------------------------------------------

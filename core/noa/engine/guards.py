@@ -5,12 +5,15 @@ The memory is theirs; here it is only kept. What they refuse is recorded as a fa
 
 from __future__ import annotations
 
+import logging
 from typing import Any, TypeAlias
 
 from noa.engine.chains import Entry
 from noa.model.failure import Failure
 
 __all__ = ["Guards"]
+
+log = logging.getLogger("noa.engine")
 
 _Key: TypeAlias = tuple[str, str, str]
 
@@ -39,7 +42,10 @@ class Guards:
         """An admitted attempt ended; None where it succeeded."""
         for guard in guards:
             key = (guard.guard, agent, action)
-            self._memory[key] = guard.strategy.observe(self._memory.get(key), failure, now_ms, guard.options)
+            try:
+                self._memory[key] = guard.strategy.observe(self._memory.get(key), failure, now_ms, guard.options)
+            except Exception:  # foreign code; the attempt has its outcome, which must not be lost for it
+                log.exception("recovery strategy '%s' raised while it was told how an attempt ended", guard.name)
 
 
 _REFUSED = Failure("CANCELLED", "another guard refused the attempt")

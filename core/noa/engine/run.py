@@ -279,12 +279,13 @@ class LiveRun:
         seen = MaskedView(secrets, told)
         guards = self.core.guards(path)
         admitted = False
+        outcome: Outcome = _NO_OUTCOME
 
         try:
             refusal = self._guards.admit(guards, assignment.agent, assignment.action, started_ms) if guards else None
             admitted = refusal is None
             if refusal is not None:
-                outcome: Outcome = refusal
+                outcome = refusal
             elif workflow is None:
                 given = assignment
                 if assignment.inputs:

@@ -19,5 +19,8 @@ class AutoMode(Mode):
     def resolves(self, hold: Hold) -> str | None:
         if hold.kind in ("breakpoint", "step", "failure"):
             return "continue"
+        if hold.on_timeout == "retry":
+            # Its time is the pause between the tries: at once, it would be tried without end.
+            return None if hold.timeout_ms is not None else "fail"
         # Who would be asked next is not waited for either.
         return "reject" if hold.on_timeout == "escalate" else hold.on_timeout

@@ -77,9 +77,10 @@ class Gates:
         Args:
             inputs: That it would be given; with `wired` those of implicit wiring.
         """
-        mode, plan = self._mode(state), task.plan
-        if plan.approval is None and state.plan.supervise is None and not mode.watches:
+        known, plan = self._modes.get(state.mode), task.plan
+        if plan.approval is None and state.plan.supervise is None and (known is None or not known.watches):
             return None
+        mode = self._mode(state)  # what the definition wants held never begins for want of one
         seen = state.wired_inputs(task) if wired else inputs
         approval = None if task.approved or task.undoes is not None else self._wanted(state, task, seen)
         stop = self._stop(state, task, seen) if mode.debugs and not task.passed and not task.tries else None
@@ -100,8 +101,8 @@ class Gates:
 
     def failure(self, state: RunState, task: TaskNode, failure: Failure) -> Hold | None:
         """The hold to place between a failed attempt and the recovery chain."""
-        mode = self._mode(state)
-        if not mode.debugs or task.seen or task.recalled:
+        mode = self._modes.get(state.mode)
+        if mode is None or not mode.debugs or task.seen or task.recalled:
             return None
         for point in state.debugging.at(task, "failure"):
             if self._is_true(state, task, point, task.inputs or {}):
